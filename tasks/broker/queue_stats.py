@@ -1,16 +1,16 @@
-"""Queue statistics: the length of a queue, and the age of its oldest event. Prefetched messages do not count."""
+"""Queue statistics: the length of a queue, and how long its oldest event waits. Prefetched messages do not count."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kombu import Connection, Queue
 
-from petiole.tasks.broker.topology import broker_queues
+from petiole.tasks.broker.topology import DUE_HEADER, broker_queues
 
 if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
@@ -41,7 +41,10 @@ def queue_depths(bus: BusRuntime, connection: Connection, queues: Sequence[str])
 
 
 def queue_lags(bus: BusRuntime, connection: Connection, queues: Sequence[str]) -> dict[str, float]:
-    """Return the age in seconds of the oldest event in each queue that has one; on Redis, in two round trips."""
+    """Return how long the oldest event in each queue that has one has waited there, in s; on Redis, in two round trips.
+
+    A delayed event and a retry wait since they were due.
+    """
     if bus.driver != "redis" or not queues:
         return {}
     with connection.channel() as channel:
@@ -56,7 +59,7 @@ def queue_lags(bus: BusRuntime, connection: Connection, queues: Sequence[str]) -
     oldest = bus.stores.deliveries.oldest(queues) if bus.publishes_atomically else {}
     lags: dict[str, float] = {}
     for queue in queues:
-        times = [_published_at(message) for _ in steps for message in next(ends)]
+        times = [_waits_since(message) for _ in steps for message in next(ends)]
         if known := [time for time in (*times, oldest.get(queue)) if time is not None]:
             lags[queue] = max(0.0, (bus.now() - min(known)).total_seconds())
     return lags
@@ -72,14 +75,17 @@ def _queue_length(connection: Connection, queue: str) -> int:
             return 0
 
 
-def _published_at(message: bytes) -> datetime | None:
-    """Read when the event of a message was published; None for any other message."""
+def _waits_since(message: bytes) -> datetime | None:
+    """Read when the event of a message was due or published; None for any other message."""
     try:
         decoded = json.loads(message)
-        body = decoded["body"]
-        if decoded["properties"].get("body_encoding") == "base64":
-            body = base64.b64decode(body)
-        (document, *_), *_ = json.loads(body)
-        return datetime.fromisoformat(document["timestamp"])
-    except (ValueError, KeyError, TypeError):
+        since = decoded["headers"].get(DUE_HEADER)
+        if since is None:
+            body = decoded["body"]
+            if decoded["properties"].get("body_encoding") == "base64":
+                body = base64.b64decode(body)
+            (document, *_), *_ = json.loads(body)
+            since = document["timestamp"]
+        return datetime.fromisoformat(since).astimezone(UTC)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None

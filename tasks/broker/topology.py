@@ -30,6 +30,9 @@ PUBLISH_QUEUE = "publish"
 VALIDATED_HEADER = "petiole_validated"
 """The header of a message to `publish` whose event its sender has validated, with a schema that may be newer."""
 
+DUE_HEADER = "petiole_due"
+"""The header of a message that was delayed: when it was due, in ISO 8601."""
+
 # On Redis, these priorities share the first list of a queue.
 _URGENT_MIN_PRIORITY = 7
 _URGENT_SUFFIX = ".urgent"

@@ -100,7 +100,12 @@ def send_replay(bus: BusRuntime, replay: LetterReplay, producer: ConfirmingProdu
 
 def _build_event_entry(bus: BusRuntime, replay: LetterReplay) -> tuple[str, int, QueueEntry]:
     letter = replay.letter
-    options = {"id": replay.delivery_id, "letter": letter.id, "replay": replay.headers[REPLAY_HEADER]}
+    options: dict[str, Any] = {
+        "id": replay.delivery_id,
+        "letter": letter.id,
+        "replay": replay.headers[REPLAY_HEADER],
+        "due": int(bus.now().timestamp() * 1_000),
+    }
     if letter.message_group:
         options["group"] = letter.message_group
     entry = QueueEntry("", letter.subscription, options=options, body=_build_payload(bus, letter).encode())

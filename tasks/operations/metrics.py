@@ -5,7 +5,7 @@
 - Retries and dead letters are differences of counters.
 - Events, handled and failed deliveries and latency are differences of the counts that Prometheus gets, too; 0 unless
   PETIOLE_METRICS is on.
-- Depth and lag are current values. The lag of a queue is the age of its oldest message; only Redis provides it.
+- Depth and lag are current values. Lag is how long the oldest message of a queue has waited; only Redis provides it.
 """
 
 from __future__ import annotations

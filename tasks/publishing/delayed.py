@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from petiole.tasks.broker.messages import build_message, queue_key
 from petiole.tasks.broker.producer import open_producer
-from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK, VALIDATED_HEADER, broker_priority, broker_queue
+from petiole.tasks.broker.topology import (
+    DUE_HEADER,
+    PUBLISH_QUEUE,
+    PUBLISH_TASK,
+    VALIDATED_HEADER,
+    broker_priority,
+    broker_queue,
+)
 from petiole.tasks.instrumentation.tracing import end_publishing
 from petiole.tasks.publishing.document import ValidatedEvent
 from petiole.tasks.stores.delayed_messages import DelayedMessage
@@ -54,7 +61,7 @@ def build_delayed_message(
         priority=target_priority,
         displayed_arguments=displayed_arguments,
         retries=retries,
-        headers=headers or {},
+        headers={**(headers or {}), DUE_HEADER: due.isoformat()},
     )
     if not bus.publishes_atomically:
         return DelayedMessage(item_id, due, target_queue, "", message, replaces=replaces)

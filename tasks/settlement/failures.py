@@ -177,7 +177,7 @@ def _build_retry(
 ) -> DelayedMessage:
     if attempt.entry is not None:
         earlier = [*attempt.entry.options.get("attempts", ()), *([failed.model_dump(mode="json")] if failed else ())]
-        options = {**attempt.entry.options, "attempts": earlier}
+        options = {**attempt.entry.options, "attempts": earlier, "due": int(due.timestamp() * 1_000)}
         body = json.dumps(attempt.document, ensure_ascii=False).encode() if attempt.entry.has_own_event else b""
         entry = replace(attempt.entry, options=options, body=body)
         return build_delayed_delivery(

@@ -56,7 +56,8 @@ class QueueEntry:
         subscription: the subscription's name; empty for a message of another Celery client, which is the body.
         crashes: how often the delivery crashed a process; None if no consumer was lost with it.
         options: `id` of the delivery if it is not derived from the event, `group`, `replay`, `letter`,
-            `attempts` (the failed ones), `body` if it has a body beside its reference.
+            `attempts` (the failed ones), `due` (when it was to be queued again, in ms), `body` if it has a body beside
+            its reference.
         body: the event's JSON, or the message; it comes before the event that `reference` names.
     """
 
@@ -138,7 +139,7 @@ class Deliveries:
         return {queue: sum(next(lengths) for _ in PRIORITY_STEPS) for queue in queues}
 
     def oldest(self, queues: Sequence[str]) -> dict[str, datetime]:
-        """Return when the oldest event in each queue that has one was published, in one round trip."""
+        """Return since when the oldest delivery in each queue that has one has waited there, in one round trip."""
         with self._client.pipeline(transaction=False) as pipe:
             for queue in queues:
                 for name in self._lists(queue):
@@ -146,7 +147,7 @@ class Deliveries:
             ends = iter(pipe.execute())
         found: dict[str, datetime] = {}
         for queue in queues:
-            times = [_published_at(entry) for _ in PRIORITY_STEPS for entry in next(ends)]
+            times = [_waits_since(entry) for _ in PRIORITY_STEPS for entry in next(ends)]
             if known := [time for time in times if time is not None]:
                 found[queue] = min(known)
         return found
@@ -166,7 +167,11 @@ class Deliveries:
         return [f"{self._keys.queue(queue)}:{step}" for step in PRIORITY_STEPS]
 
 
-def _published_at(entry: str) -> datetime | None:
-    """Read the time from the event's entry id in the history, which begins with it, in ms."""
-    milliseconds = entry.partition("\n")[0].partition("/")[2].partition("-")[0]
-    return datetime.fromtimestamp(int(milliseconds) / 1_000, UTC) if milliseconds else None
+def _waits_since(text: str) -> datetime | None:
+    """Return when a delivery was due again, or when its event was published; None for anything else."""
+    try:
+        entry = QueueEntry.parse(text.encode())
+        since_ms = entry.options.get("due") or entry.reference.partition("/")[2].partition("-")[0]
+        return datetime.fromtimestamp(int(since_ms) / 1_000, UTC) if since_ms else None
+    except ValueError:
+        return None

@@ -107,6 +107,54 @@ def test_the_counts_equal_the_history_across_three_processes_a_restart_and_a_kil
     eventually(lambda: scraped(port).get(("petiole_event_processing_seconds_count", topic)) == runs, 30, node.logs)
 
 
+FAILING = """
+import os
+from petiole.events import Event
+from petiole.tasks import Agent, RetryPolicy
+
+agent = Agent("one")
+
+@agent.on("input.*", retry=RetryPolicy(max_attempts=int(os.environ["ATTEMPTS"]), base=5, jitter=0))
+def handle(event: Event) -> None:
+    raise ValueError("not yet")
+"""
+
+
+def test_the_wait_for_a_retry_does_not_count_as_lag_of_the_queue(node, inside, eventually, a_message):
+    bus = a_bus(node.environment["PETIOLE_BROKER_URL"])
+    node.environment.update({"PETIOLE_AGENTS": "agent_one", "ATTEMPTS": "2"})
+    node.module("agent_one", FAILING)
+    worker = node.worker("only", "-Q", "one")
+    published = bus.publish.run(a_message()).event
+
+    eventually(lambda: inside.delayed() == 1, 20, node.logs)
+    worker.kill()
+    worker.wait(20)
+    node.worker("other", "-Q", "publish")
+    eventually(lambda: inside.queue_depth("one") == 1, 30, node.logs)
+
+    lag_s = samples(render_metrics(bus))["petiole_queue_lag_seconds", "one"]
+    assert 0 <= lag_s < (bus.now() - published.timestamp).total_seconds() - 4.9
+
+
+def test_a_replayed_delivery_lags_by_its_age_since_the_replay(node, inside, eventually, a_message):
+    bus = a_bus(node.environment["PETIOLE_BROKER_URL"])
+    node.environment.update({"PETIOLE_AGENTS": "agent_one", "ATTEMPTS": "1"})
+    node.module("agent_one", FAILING)
+    worker = node.worker("only", "-Q", "one")
+    bus.publish.run(a_message())
+    eventually(lambda: len(inside.dead_letters()) == 1, 20, node.logs)
+    worker.kill()
+    worker.wait(20)
+
+    began = bus.now()
+    node.command("dead-letters", "replay", "--all")
+
+    lag_s = samples(render_metrics(bus))["petiole_queue_lag_seconds", "one"]
+    assert 0 <= lag_s <= (bus.now() - began).total_seconds()
+    eventually(lambda: samples(render_metrics(bus))["petiole_queue_lag_seconds", "one"] > lag_s, 10, node.logs)
+
+
 @pytest.fixture
 def bus():
     """Yield a bus of this process that counts under the seed's namespace."""

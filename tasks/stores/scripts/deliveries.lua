@@ -4,7 +4,7 @@
 --   reference      the event in the history, or '' if the last part has the event
 --   subscription   its name; '' for a message of another Celery client
 --   crashes        '' for a new delivery; a number if a consumer was lost with it: how often it crashed a process
---   options        JSON object, or '': id, group, replay, letter, attempts, body; of such a message: its list
+--   options        JSON object, or '': id, group, replay, letter, attempts, due, body; of such a message: its list
 --   body           the event, also beside a reference if the history has it without its secrets; the message; or ''
 -- A queue has a list for each priority, `queues:<queue>:<step>`. A leased entry stands in `consumers:<consumer>` under
 -- its delivery tag, after the name of its list and a line feed. Whoever removes the tag moves the delivery.
