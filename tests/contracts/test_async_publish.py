@@ -25,7 +25,7 @@ from petiole.workers.process import embedded_broker
 
 pytestmark = pytest.mark.processes
 
-BROKER_TIMEOUT_S = 0.5
+BROKER_TIMEOUT_S = 2.0
 
 
 class Broker:

@@ -32,7 +32,7 @@ def test_ready_names_what_is_missing(system, server, proxy, eventually):
     server.stop()
 
     assert "did not reply within 3 s" in str(silent)
-    assert took_s < 4
+    assert took_s < 15
     assert "does not reply" in str(find_readiness_problem(bus))
 
 

@@ -77,7 +77,7 @@ def test_a_request_at_a_server_that_does_not_answer_fails_as_soon_as_a_publish(s
         requested_s = seconds_of(lambda: request("echo", responder="data_service", text="hi"), *errors)
         awaited_s = seconds_of(lambda: asyncio.run(request.aio("echo", responder="data_service", text="hi")), *errors)
 
-    assert max(requested_s, awaited_s) < published_s + 2.5
+    assert max(requested_s, awaited_s) < published_s + 10
 
 
 def test_a_server_that_stops_answering_delays_the_end_of_a_request_by_one_wait_at_most(server, hurried):
@@ -87,7 +87,7 @@ def test_a_server_that_stops_answering_delays_the_end_of_a_request_by_one_wait_a
     with server.frozen():
         took_s = seconds_of(response.get, RequestTimedOut)
 
-    assert took_s < 1 + 2.5
+    assert took_s < 1 + 10
 
 
 def test_awaiting_a_request_ends_at_its_deadline_without_the_server(server, hurried):

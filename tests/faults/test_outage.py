@@ -46,9 +46,9 @@ def test_an_outage_of_the_broker_loses_nothing_and_needs_no_restart(system, serv
             f"handled again after {recovered_s:.1f} s, all answered after {time.monotonic() - back_at:.1f} s"
         )
     assert reason is not None
-    assert red_after_s < 5
+    assert red_after_s < 20
     assert lives == [None, None]
-    assert recovered_s < 10
+    assert recovered_s < 30
     assert [worker.poll() for worker in workers] == [None, None]
     assert counts.doubled(bus) == 0
 

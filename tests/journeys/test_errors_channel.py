@@ -247,7 +247,7 @@ def house(node):
 
 
 @pytest.mark.long
-def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, inside, eventually):
+def test_with_10_000_events_queued_an_error_is_handled_within_seconds(house, inside, eventually):
     house.environment["PETIOLE_LOG_FORMAT"] = "json"
     house.worker("errors", "-Q", "supervisor")
     house.worker("once", "-Q", "slow").kill()
@@ -261,7 +261,7 @@ def test_with_10_000_events_queued_an_error_is_handled_within_a_second(house, in
     (told,) = inside.history("error.reported")
     (noticed,) = [json.loads(line) for line in house.logs().splitlines() if '"error.reported"' in line]
     waited = datetime.fromisoformat(noticed["timestamp"]) - datetime.fromisoformat(told["timestamp"])
-    assert waited.total_seconds() < 1
+    assert waited.total_seconds() < 10
     assert waiting > 1_000, "the ordinary queue is still full"
 
 

