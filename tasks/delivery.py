@@ -40,7 +40,6 @@ from petiole.events.topics import ALL_TOPICS, list_matching_patterns
 from petiole.tasks.handler_context import Context
 from petiole.tasks.handling.cancellation import HandlerCancelled, cancellable
 from petiole.tasks.handling.current import run_in_context
-from petiole.tasks.handling.exits import as_failure, is_shutdown
 from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.invocation import run_handler
 from petiole.tasks.instrumentation import DeliveryFinished, HandlerRan
@@ -52,6 +51,7 @@ from petiole.tasks.publishing.document import read_event
 from petiole.tasks.runtime import BusRuntime, BusTask
 from petiole.tasks.settlement import failures, parking, settlement
 from petiole.tasks.settlement.dead_lettering import cause_of
+from petiole.tasks.settlement.exits import as_failure, is_shutdown
 from petiole.tasks.settlement.outcomes import DeadLettered, Outcome
 from petiole.tasks.settlement.settlement import DeliveryAttempt, LazyDocument, build_attempt
 from petiole.tasks.stores.blobs import DATAREF

@@ -28,9 +28,9 @@ from petiole.events.dead_letter import Cause
 from petiole.events.errors import PayloadUnreadable, QueueFull, UsageError
 from petiole.tasks.consuming.message_validation import check_request, decode
 from petiole.tasks.delivery import DeliveryTask, handle_external_failure
-from petiole.tasks.handling.exits import as_failure
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.settlement.dead_lettering import cause_of, dead_letter
+from petiole.tasks.settlement.exits import as_failure
 from petiole.tasks.settlement.undecodable import build_raw_dead_letter, leased_settlement
 from petiole.tasks.stores.deliveries import ENTRY_HEADER
 from petiole.tasks.stores.publications import Settlement

@@ -21,9 +21,9 @@ from petiole.events.event import Event
 from petiole.tasks.handling import event_loop
 from petiole.tasks.handling.buffering import buffer
 from petiole.tasks.handling.current import CurrentDelivery
-from petiole.tasks.handling.exits import as_failure, is_shutdown
 from petiole.tasks.handling.handler import Handler
 from petiole.tasks.handling.time_limits import TimeLimitReached, call_within, time_limit
+from petiole.tasks.settlement.exits import as_failure, is_shutdown
 from petiole.tasks.settlement.retry_policy import Later
 
 
@@ -34,7 +34,7 @@ def run_handler(handler: Handler, context: CurrentDelivery) -> None:
         HandlerTimedOut: it took longer than its time limit.
         Permanent: handler_returned_no_event.
         RetryLater: it returned `later(…)`.
-        Exception: the handler's error, or one in the place of an exit (tasks/handling/exits.py).
+        Exception: the handler's error, or one in the place of an exit (tasks/settlement/exits.py).
         SystemExit: the process is being ended.
     """
     try:

@@ -24,6 +24,7 @@ from petiole.tasks.instrumentation import DeliveryDeadLettered, DeliveryDeferred
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.delayed import build_delayed_delivery, build_delayed_message
 from petiole.tasks.settlement.dead_lettering import build_bare_dead_letter, build_dead_letter, dead_letter
+from petiole.tasks.settlement.exits import reportable
 from petiole.tasks.settlement.outcomes import DeadLettered
 from petiole.tasks.settlement.retry_policy import Defer, GiveUp, RetryAfter, RetryPolicy, decide
 from petiole.tasks.settlement.settlement import (
@@ -121,7 +122,7 @@ def _dead_letter(
     except Exception as failure:  # noqa: BLE001 - whatever the error or the event contains; it is reported
         attempt.report("dead_letter.write_failed", failure)
         _store_bare_dead_letter(attempt, error, cause)
-    raise DeadLettered(error) from error
+    raise DeadLettered(reportable(error)) from error
 
 
 def _store_bare_dead_letter(attempt: DeliveryAttempt, error: Exception, cause: Cause) -> None:
@@ -169,7 +170,7 @@ def _schedule_retry(
         attempt.emit(record, error=error_text(error), due=due)
         record_wait(attempt, error, due)
     # Celery's exception: the task's state becomes RETRY, and Celery acknowledges the message.
-    raise Retry(exc=error, when=due) from error
+    raise Retry(exc=reportable(error), when=due) from error
 
 
 def _build_retry(

@@ -30,6 +30,7 @@ BROAD_EXCEPTS = {
     "tasks/requests/requester.py": "the pending request is cancelled, and the error is raised again",
     "tasks/resilience/guarded.py": "the circuit breaker records the failure, and the error is raised again",
     "tasks/settlement/delivery_span.py": "the span is marked with the error, which is raised again",
+    "tasks/settlement/exits.py": "an error that cannot be read is replaced by one with its name",
     "tasks/settlement/failures.py": "what cannot be stored of a failure is reported; a bare letter is stored, or none",
     "workers/agents/llm.py": "a model may raise anything; the error becomes a failed response and an apology",
     "workers/observability/readiness.py": "every error of a server is a reason why it is not ready",

@@ -130,6 +130,9 @@ def test_whatever_ends_a_handler_is_a_failed_attempt_with_its_name(system, publi
     assert len(letters["huge"].model_dump_json()) < 60_000
     assert worker.poll() is None
     assert inside.leaks() == []
+    eventually(lambda: system.logs().count("delivery.dead_lettered") >= len(expected), 20, system.logs)
+    assert system.logs().count("delivery.dead_lettered") == len(expected), "each is told once"
+    assert "exited with" not in system.logs(), "no process ended"
 
 
 def _kind(letter: DeadLetter) -> str:

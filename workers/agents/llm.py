@@ -41,11 +41,11 @@ from petiole.events.event import Event
 from petiole.events.texts import error_text
 from petiole.tasks import Agent, Context, ResponseStream, RetryPolicy
 from petiole.tasks.handling.current import current_bus
-from petiole.tasks.handling.exits import is_shutdown
 from petiole.tasks.handling.time_limits import TimeLimitReached
 from petiole.tasks.instrumentation import ModelUsed
 from petiole.tasks.instrumentation.tracing import trace_operation
 from petiole.tasks.resilience.error_classification import is_worth_retrying
+from petiole.tasks.settlement.exits import is_shutdown
 from petiole.workers.llm import LanguageModel, create_model
 from petiole.workers.llm.prices import cost_of
 from petiole.workers.llm.provider import ResponseBuilder, ResponsePart, ToolDescription

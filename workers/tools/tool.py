@@ -15,8 +15,8 @@ from petiole.events.content import Value, read_value
 from petiole.events.errors import PetioleError, ToolFailed, error_type_of, tool_timeout
 from petiole.events.texts import error_text, safe_text
 from petiole.tasks import guarded
-from petiole.tasks.handling.exits import is_shutdown
 from petiole.tasks.handling.time_limits import TimeLimitReached, call_within, time_limit
+from petiole.tasks.settlement.exits import is_shutdown
 from petiole.workers.tools.tool_policy import ToolPolicy
 
 MAX_RESULT_TEXT_LENGTH = 100_000

@@ -8,6 +8,7 @@ its own name. Raised by the worker that shuts down, it must pass, and the delive
 
 from __future__ import annotations
 
+import pickle
 import sys
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # the stubs leave it out
@@ -35,3 +36,19 @@ def as_failure(error: BaseException, subscription: str) -> Exception:
     exited = Retryable(f"{subscription} ended with {name}: {error_text(error)}; {advice}", code=name)
     exited.__cause__ = error
     return exited.with_traceback(error.__traceback__)
+
+
+def reportable(error: Exception) -> Exception:
+    """Return an error that Celery can read: `error`, or one in its place with its name and text.
+
+    Celery pickles and prints what failed, and handles an Exception in that, but not a SystemExit or KeyboardInterrupt.
+    """
+    try:
+        str(error), repr(error), pickle.loads(pickle.dumps(error))  # noqa: S301 - this process wrote it
+    except Exception:  # noqa: BLE001 - Celery handles it
+        return error
+    except BaseException as raised:
+        if is_shutdown(raised):
+            raise
+        return Retryable(error_text(error), code=error_type_of(error))
+    return error
