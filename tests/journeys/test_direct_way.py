@@ -137,7 +137,8 @@ class System:
     def start(self, *options: str, turned_on: str = "") -> None:
         """Start the worker."""
         self.node.environment["TURNED_ON_AT_START"] = turned_on
-        self.node.worker("first", *options)
+        # What replaces a part of Celery has to come before the worker loads it.
+        self.node.worker("first", *options, forked=turned_on != "tracer")
         # A worker says that it is ready before it hears commands.
         self.wait(lambda: bool(self.control.ping(timeout=5, limit=1)))
 

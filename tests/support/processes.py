@@ -36,11 +36,11 @@ class Node:
         self.processes.append(process)
         return process
 
-    def worker(self, name: str, *options: str) -> subprocess.Popen[bytes]:
-        """Start a worker and wait until it consumes."""
+    def worker(self, name: str, *options: str, forked: bool = True) -> subprocess.Popen[bytes]:
+        """Start a worker, as `start` does, and wait until it consumes."""
         # Mingling is a second in which it listens for others, before it is ready.
         alone = ("--pool", "solo", "-l", "INFO", "--without-mingle")
-        process = self.start("celery", "-A", "workers", "worker", "-n", f"{name}@%h", *alone, *options)
+        process = self.start("celery", "-A", "workers", "worker", "-n", f"{name}@%h", *alone, *options, forked=forked)
         log = self.home / f"{len(self.processes) - 1}.log"
         wait_until(lambda: "ready." in log.read_text(), 30, lambda: log.read_text()[-3000:])
         return process
