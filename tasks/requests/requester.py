@@ -30,12 +30,15 @@ from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events import responses
 from petiole.events.catalog.request import RequestEvent
 from petiole.events.errors import (
     BrokerUnavailable,
+    PublishOutcomeUnknown,
     RequestTimedOut,
     StateStoreUnavailable,
     duplicate_request,
@@ -274,7 +277,11 @@ def _check_is_new(bus: BusRuntime, pending: PendingRequest, publication: Publica
     if not publication.was_repeated:
         return
     # If the connection was lost during the call, the call was repeated, and its first execution registered the request.
-    if bus.publishes_atomically and bus.stores.requests.is_owner(pending.stored_id, pending.token):
+    try:
+        is_own = bus.publishes_atomically and bus.stores.requests.is_owner(pending.stored_id, pending.token)
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise PublishOutcomeUnknown(f"requesting {_type_of(pending.event)}") from error
+    if is_own:
         return
     raise duplicate_request(_type_of(pending.event), pending.event.event_id)
 

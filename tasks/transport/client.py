@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     class _Stock(stock.Channel):
         # Kombu's private attributes, which the stubs leave out.
-        connection: Any
         _basic_cancel: Any
         _after_fork: Any
         _connparams: Any
@@ -31,10 +31,14 @@ else:
     _Stock = object
 
 
+_builds_pool = threading.local()
+
+
 class ClientChannel(_Stock):
     """A channel of kombu's that reuses one client."""
 
     state_prefix = ""
+    _transport: Any = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._cached_client: Any = None
@@ -75,15 +79,24 @@ class ClientChannel(_Stock):
         parameters["connection_class"] = watch_refusals(parameters["connection_class"])
         return parameters | {"client_name": connection_name()}
 
+    @property
+    def connection(self) -> Any:
+        """The transport, or its address: what kombu reads from it to build a pool has our prefix, and is refused."""
+        transport = self._transport
+        return transport.address if transport is not None and getattr(_builds_pool, "now", False) else transport
+
+    @connection.setter
+    def connection(self, transport: Any) -> None:
+        self._transport = transport
+
     def _get_pool(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("the connection to the broker is closed")
-        # Kombu reads the address from its transport, and does not accept our prefix.
-        transport, self.connection = self.connection, self.connection.address
+        _builds_pool.now = True
         try:
             return super()._get_pool(asynchronous)
         finally:
-            self.connection = transport
+            _builds_pool.now = False
 
     def _key(self, name: str) -> str:
         return f"{self.global_keyprefix}{name}"

@@ -45,6 +45,21 @@ def test_a_request_whose_publish_lost_its_answer_waits_for_its_responder(clean_b
     assert Inside(bus).topics() == ["request.made"]
 
 
+def test_a_request_whose_connection_is_lost_again_while_it_is_looked_up_has_an_unknown_outcome(
+    clean_broker_url, monkeypatch
+):
+    bus = a_bus(clean_broker_url, service)
+    lose_the_next_answer(bus, monkeypatch)
+
+    def lose(*_: object) -> bool:
+        raise RedisConnectionError("Connection reset by peer")
+
+    monkeypatch.setattr(bus.stores.requests, "is_owner", lose)
+
+    with pytest.raises(PublishOutcomeUnknown, match="requesting echo"):
+        Requester(bus)("echo", responder="data_service", text="hi", timeout=30)
+
+
 def test_a_publish_that_lost_its_answer_tells_who_gets_the_event(clean_broker_url, monkeypatch):
     bus = a_bus(clean_broker_url, service)
     lose_the_next_answer(bus, monkeypatch)

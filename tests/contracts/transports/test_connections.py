@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
 from kombu import Connection
 from kombu.exceptions import OperationalError
+from kombu.transport import redis as stock
 
 import petiole.tasks.transport
 from tests.contracts.transports.connections import Inbox, bodies, publish
@@ -44,6 +47,26 @@ def test_a_message_wakes_who_waits_at_once(clean_broker_url, monkeypatch):
             publish(sending, "hello")
 
         assert bodies(inbox.drain(1, within=5)) == ["hello"]
+
+
+def test_two_threads_may_connect_a_channel_again_at_the_same_time(clean_broker_url, monkeypatch):
+    kombus: Any = stock.Channel  # the stubs leave its private methods out
+    build, both = kombus._connparams, Barrier(2)
+
+    def build_together(channel: Any, asynchronous: bool = False) -> Any:
+        both.wait(10)
+        return build(channel, asynchronous)
+
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
+        channel: Any = connection.channel()
+        transport = channel.connection
+        channel._disconnect_pools()
+        monkeypatch.setattr(kombus, "_connparams", build_together)
+        with ThreadPoolExecutor(2) as pool:
+            pools = list(pool.map(lambda _: channel.pool, range(2)))
+
+        assert {each.connection_kwargs["host"] for each in pools} == {"127.0.0.1"}
+        assert channel.connection is transport
 
 
 @pytest.mark.parametrize(
