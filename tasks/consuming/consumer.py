@@ -38,7 +38,7 @@ from petiole.tasks.consuming.cold_shutdown import run_cold_shutdown_in_a_thread
 from petiole.tasks.consuming.direct import DirectWay
 from petiole.tasks.consuming.jobs import JobQueue
 from petiole.tasks.consuming.message_validation import check_size, max_body_bytes
-from petiole.tasks.consuming.process_pool import accept_written_jobs, end_without_pauses
+from petiole.tasks.consuming.process_pool import accept_written_jobs, end_without_pauses, watch_again
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import BusTask, bus_of
 from petiole.tasks.settlement.dead_lettering import dead_letter
@@ -100,6 +100,8 @@ class Consumer(CeleryConsumer):
         RabbitMQ closes the channel of a worker whose handler runs for longer than its `consumer_timeout`.
         """
         state.maybe_shutdown()  # SIGQUIT during the start has stopped the pool
+        if isinstance(self.pool, ProcessPool):
+            watch_again(self.pool)
         try:
             run(*arguments)
         except ChannelError as error:

@@ -1,6 +1,7 @@
 """The prefork pool: what a worker asks of the processes of Celery's pool beyond its public methods.
 
     check_pool             refuse a version of Celery whose private names differ
+    watch_again            a process that ended while the connection was lost is replaced
     accept_written_jobs    a job that was written to a process is running, also if the process has not confirmed it
     end_without_pauses     a worker that is told to end does not wait for what nobody needs
     end_if_orphaned        a process that was forked while its worker was killed ends, too
@@ -36,7 +37,12 @@ _LAST_BYTES = 256
 """More than the last message of a process has."""
 
 # The parameters after self; None for an attribute that is not called.
-_POOL_NAMES = {"_cache": None, "_active_writers": None, "_flush_writer": "proc writer"}
+_POOL_NAMES = {
+    "_cache": None,
+    "_active_writers": None,
+    "_flush_writer": "proc writer",
+    "_track_child_process": "proc hub",
+}
 _JOB_NAMES = {"_ack": "i time_accepted pid synqW_fd", "_write_to": None, "_accepted": None}
 _RESULT_HANDLER_NAMES = {"on_stop_not_started": ""}
 
@@ -49,6 +55,18 @@ def check_pool(pool: TaskPool) -> None:
     for owner, names in expected:
         for name, difference in kombu_compat.find_changed_names(owner, names):
             raise unsupported_pool(f"{type(owner).__name__}.{name}", difference, version("celery"))
+
+
+def watch_again(pool: TaskPool) -> None:
+    """Have Celery watch each process of the pool for its end. Call it before the event loop starts again.
+
+    Celery stops watching a process when it closes its pipe, and replaces it once it can be waited for. If the
+    connection is lost between the two, Celery would watch None in its place, and end the worker.
+    """
+    processes = pool._pool  # noqa: SLF001
+    for process in tuple(processes._pool) if processes is not None else ():  # noqa: SLF001
+        if getattr(process, "_sentinel_poll", 0) is None and process._popen.sentinel is not None:  # noqa: SLF001
+            del process._sentinel_poll  # noqa: SLF001
 
 
 def accept_written_jobs(pool: TaskPool) -> None:

@@ -19,7 +19,12 @@ from petiole.tasks import Agent, Chunk, ResponseStreamReader, runtime
 from petiole.tasks.requests.requester import PendingResponse, Requester, Response
 from tests.support.apps import a_bus, publish_once
 from tests.support.inside import Inside
-from tests.support.lost_answers import begin_response, lose_the_next_answer, write_response
+from tests.support.lost_answers import (
+    begin_response,
+    lose_each_look_at_a_request,
+    lose_the_next_answer,
+    write_response,
+)
 from tests.support.polling import wait_until
 from tests.support.traffic import an_event
 
@@ -50,11 +55,7 @@ def test_a_request_whose_connection_is_lost_again_while_it_is_looked_up_has_an_u
 ):
     bus = a_bus(clean_broker_url, service)
     lose_the_next_answer(bus, monkeypatch)
-
-    def lose(*_: object) -> bool:
-        raise RedisConnectionError("Connection reset by peer")
-
-    monkeypatch.setattr(bus.stores.requests, "is_owner", lose)
+    lose_each_look_at_a_request(bus, monkeypatch)
 
     with pytest.raises(PublishOutcomeUnknown, match="requesting echo"):
         Requester(bus)("echo", responder="data_service", text="hi", timeout=30)

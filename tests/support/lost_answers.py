@@ -21,6 +21,15 @@ def lose_the_next_answer(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(bus.stores.publications, "publish", publish_and_lose)
 
 
+def lose_each_look_at_a_request(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lose the connection whenever it is looked up who made a request."""
+
+    def lose(*_: object) -> bool:
+        raise RedisConnectionError("Connection reset by peer")
+
+    monkeypatch.setattr(bus.stores.requests, "is_owner", lose)
+
+
 def begin_response(bus: EventBus) -> None:
     """Begin the response `a` in the stream `s`."""
     bus.stores.response_streams.begin("s", "a", correlation_id="f", token="t")
