@@ -35,7 +35,7 @@ check: lint ## Run lint and the tests that start no processes, in two minutes
 test: lint $(FLOWER) ## Run lint and all tests (ARGS="-k name" selects some)
 	$(BIN)/pytest -n 5 $(ARGS)
 
-faults: $(TOOLS) $(FLOWER) ## Kill workers, publishers and brokers at random for an hour (make test: for minutes)
+faults: $(TOOLS) $(FLOWER) ## Run the long fault tests: three hours (ARGS="-n 3 --dist worksteal": one)
 	PETIOLE_FAULTS=full PETIOLE_FAULT_WORKER_KILLS=20 PETIOLE_FAULT_MESSAGES_PER_KILL=3000 \
 		PETIOLE_FAULT_BROKER_KILLS=4 $(BIN)/pytest tests/faults tests/simulation -s $(ARGS)
 	PETIOLE_FAULTS=full $(BIN)/pytest -m long --ignore tests/faults --ignore tests/simulation -s $(ARGS)
