@@ -55,12 +55,28 @@ class TaskRequest(Request):
 
     _already_revoked: bool
     _already_cancelled: bool
+    _is_being_cancelled = False
 
     @property
     def bus(self) -> BusRuntime:
         """The bus of this request's task."""
         task: Any = self.task
         return cast("BusRuntime", task.bus)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:  # noqa: FBT001, FBT002 - Celery's
+        """Cancel the task: its worker is told to end at once, or has lost its connection."""
+        self._is_being_cancelled = True  # before the result backend is waited for, while a greenlet ends
+        super().cancel(pool, signal, emit_retry)
+
+    def acknowledge(self) -> None:
+        """Acknowledge the message; one whose task was cancelled returns to its queue.
+
+        The pools of greenlets report a task that they have killed as one that has succeeded.
+        """
+        if self._is_being_cancelled:
+            self.reject(requeue=True)
+        else:
+            super().acknowledge()
 
     def on_failure(self, exc_info: Failure, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
         """Handle what ended the task, before Celery acknowledges or requeues the message."""

@@ -7,6 +7,8 @@ import signal
 import pytest
 from celery import Celery
 
+from petiole.events import MessageEvent, ParametersContent
+from tests.support.apps import a_bus
 from tests.support.polling import PATIENCE, wait_until
 
 # Sends the signal while the worker starts: when it is about to connect, or about to run its event loop.
@@ -131,3 +133,49 @@ def test_what_runs_in_a_pool_that_cannot_end_it_is_not_disturbed_by_the_signal(n
     assert "Cold shutdown" in node.logs()
     assert "NotImplementedError" not in node.logs()
     assert client.lrange("notes", 0, -1) == ["went on"]
+
+
+SLOW = """
+import os
+import time
+from petiole.events import Event
+from petiole.tasks import Agent
+from petiole.tasks.publication import PublishTask
+
+agent = Agent("clerk")
+
+@agent.on("message.note")
+def note(event: Event) -> None: ...
+
+if "SLOW" in os.environ:
+    run = PublishTask.run
+
+    def publish_slowly(self, *arguments, **options):
+        print("publishing", flush=True)
+        time.sleep(60)
+        return run(self, *arguments, **options)
+
+    PublishTask.run = publish_slowly
+"""
+
+
+def test_what_a_gevent_worker_publishes_when_it_is_told_to_end_at_once_is_published_by_another(
+    node, inside, eventually, clean_broker_url
+):
+    pytest.importorskip("gevent", reason="gevent is not installed: make dev")
+    node.module("agent_clerk", SLOW)
+    node.environment.update(PETIOLE_AGENTS="agent_clerk", SLOW="1")
+    options = ("-P", "gevent", "-c", "4", "-l", "INFO", "--without-mingle")
+    worker = node.start("celery", "-A", "workers", "worker", *options)
+    wait_until(lambda: "ready." in node.logs(), 30, node.logs)
+    with a_bus(clean_broker_url) as bus:
+        bus.publish.delay(MessageEvent(event_type="message.note", stream_id="s", content=ParametersContent()))
+    wait_until(lambda: "publishing" in node.logs(), 20, node.logs)
+
+    worker.send_signal(signal.SIGQUIT)
+    worker.wait(timeout=20 * PATIENCE)
+    del node.environment["SLOW"]
+    node.worker("another")
+
+    eventually(lambda: inside.topics().count("message.note") == 1, 20, node.logs)
+    eventually(lambda: inside.is_idle("clerk", "publish"), 20, node.logs)
