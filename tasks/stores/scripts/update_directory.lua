@@ -1,6 +1,7 @@
 -- Register, restore and unregister subscriptions. If something changed, the version grows and the change is logged.
 -- An unregistered subscription keeps an empty entry, which tells it from one that was lost. The first version of an empty
--- directory is the time: after a loss, no number stands for something else than before.
+-- directory is the time, and a restored one has a number above the known one: after a loss, no number stands for something
+-- else than before.
 -- Returns 1 if something changed.
 -- KEYS: directory, directory:version, directory:changes
 -- ARGV: most changes that the log keeps, most subscriptions of a logged change,
@@ -28,7 +29,7 @@ end
 local clock = redis.call('TIME')
 local time = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if known or version < OLDEST then
-  redis.call('SET', VERSION, string.format('%.0f', math.max(version + 1, time)))
+  redis.call('SET', VERSION, string.format('%.0f', math.max(version + 1, (known or 0) + 1, time)))
   redis.call('DEL', CHANGES)
   return 1
 end
