@@ -54,7 +54,13 @@ _EXPECTED: dict[Any, dict[str, str | None]] = {
         "restore_visible": "start num interval",
     },
     virtual.QoS: {"_flush": "", "can_consume_max_estimate": ""},
-    stock.MultiChannelPoller: {"get": "callback timeout", "maybe_restore_messages": "", "on_poll_start": ""},
+    stock.MultiChannelPoller: {
+        "_update_brpop_polling": "",
+        "get": "callback timeout",
+        "maybe_restore_messages": "",
+        "on_poll_start": "",
+        "on_readable": "fileno",
+    },
     getattr(stock, "PublishBatch", None): {"add": "name args"},
     stock.Transport: {"_deliver": "message queue", "register_with_event_loop": "connection loop"},
 }

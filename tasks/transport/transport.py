@@ -29,6 +29,7 @@ class Poller(stock.MultiChannelPoller):
     """The hooks that the event loop calls before it waits; without an event loop, it waits itself."""
 
     _channels: set[Channel]
+    _fd_to_chan: dict[int, tuple[Any, str]]
 
     def on_poll_start(self) -> None:
         """Send the pending commands of each channel."""
@@ -37,6 +38,19 @@ class Poller(stock.MultiChannelPoller):
             channel.check_response_timeout()
             channel.renew_if_overdue()
             channel.send_pending_acks()
+
+    # A reply that was asked for is read also if the worker may hold no more meanwhile; what is too much is given back.
+    # Kombu would leave it unread until the worker may hold it, and the connection would be taken for a dead one.
+
+    def _update_brpop_polling(self) -> None:
+        """Wait for the reply of each channel."""
+
+    def on_readable(self, fileno: int) -> Any:
+        """Read the reply of a channel."""
+        channel, kind = self._fd_to_chan.get(fileno, (None, ""))
+        if kind == "BRPOP" and channel._in_poll:  # noqa: SLF001 - kombu's
+            return channel.handlers[kind]()
+        return super().on_readable(fileno)
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
         """Hand over one message, or wait for one. Raises Empty after the timeout."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Barrier
 from typing import Any
 
@@ -47,6 +48,23 @@ def test_a_message_wakes_who_waits_at_once(clean_broker_url, monkeypatch):
             publish(sending, "hello")
 
         assert bodies(inbox.drain(1, within=5)) == ["hello"]
+
+
+def test_a_reply_is_read_also_by_who_may_hold_less_than_when_it_asked(clean_broker_url):
+    with Connection(petiole.tasks.transport.with_transport_prefix(clean_broker_url)) as connection:
+        inbox = Inbox(connection, "q", prefetch=2)
+        inbox.channel.brpop_timeout, inbox.channel.socket_timeout = 0.1, 0.1
+        publish(connection, 1)
+        (first,) = inbox.drain(1)
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=0.01)  # asks, and does not wait for the reply
+        inbox.channel.qos.prefetch_count = 1
+        publish(connection, 2)
+
+        assert inbox.hears_nothing(for_s=1.5), "and the connection is not taken for a dead one"
+
+        first.ack()
+        assert bodies(inbox.drain(1)) == [2]
 
 
 def test_two_threads_may_connect_a_channel_again_at_the_same_time(clean_broker_url, monkeypatch):
