@@ -265,7 +265,13 @@ class EventBus(BusRuntime):
 
     def is_idle(self) -> bool:
         """Return whether no message of an in-process bus is queued, delayed or being handled."""
-        return self.is_still() and not self.stores.delayed_messages.count()
+        if self._in_process is None:
+            return False
+        traffic = self._in_process.traffic
+        settled = traffic.settled
+        # Twice: a delayed message that is sent between the looks is not delayed any more, and was not queued before.
+        is_empty = self.is_still() and not self.stores.delayed_messages.count() and self.is_still()
+        return is_empty and traffic.settled == settled
 
     def start(self) -> None:
         """Start the worker of an in-process bus; the first publish does so, too. Safe to repeat."""

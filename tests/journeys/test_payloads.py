@@ -92,7 +92,7 @@ def test_a_large_event_can_be_sent_through_the_publish_queue(harness):
 
     assert harness.expect("input.audio.chunk") == event
     harness.send_through(an_audio_event(10))
-    assert heard[0] == event
+    assert event in heard
 
 
 def test_a_handler_may_say_something_large(harness):
