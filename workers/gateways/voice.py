@@ -67,6 +67,7 @@ MAX_CONNECTIONS: Final = 20
 _MAX_RATE_DIGITS: Final = 6
 _READ_BLOCK_MS: Final = 200
 _END_MS: Final = 100
+_NORMAL_CLOSURE: Final = 1000
 _POLICY_VIOLATION: Final = 1008
 _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -143,14 +144,20 @@ class VoiceGateway:
         run = partial(asyncio.get_running_loop().run_in_executor, self._threads)
         await run(call.begin)
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
-        tasks = {asyncio.create_task(_receive(websocket, call, run)), asyncio.create_task(_send(websocket, call, run))}
-        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        # An event of audio and its bytes stay together.
+        turn = asyncio.Lock()
+        receiving = asyncio.create_task(_receive(websocket, call, run, turn))
+        sending = asyncio.create_task(_send(websocket, call, run, turn))
+        done, pending = await asyncio.wait((receiving, sending), return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.wait((receiving, sending))
         for task in done:
             if (error := task.exception()) and not isinstance(error, WebSocketDisconnect):
                 raise error
+        # Only now is nothing sent any more.
+        if receiving in done and not receiving.exception() and (code := receiving.result()):
+            await websocket.close(code)
 
 
 @dataclass(slots=True)
@@ -201,24 +208,26 @@ class VoiceCall:
         return found
 
 
-async def _receive(websocket: WebSocket, call: VoiceCall, run: Any) -> None:
-    """Publish what the client says, until it leaves or says nothing for too long."""
+async def _receive(websocket: WebSocket, call: VoiceCall, run: Any, turn: asyncio.Lock) -> int | None:
+    """Publish what the client says, until it leaves or says nothing for too long.
+
+    Returns: the code to close the connection with; None when the client has left.
+    """
     while True:
         try:
             async with asyncio.timeout(IDLE_TIMEOUT_S):
                 message = await websocket.receive()
         except TimeoutError:
-            await websocket.close()
-            return
+            return _NORMAL_CLOSURE
         if message["type"] == "websocket.disconnect":
-            return
+            return None
         try:
             await run(partial(_handle_message, call, message))
         except PetioleError as error:
-            await websocket.send_json({"type": "error", "code": error_type_of(error), "message": str(error)})
+            async with turn:
+                await websocket.send_json({"type": "error", "code": error_type_of(error), "message": str(error)})
             if isinstance(error, SessionEnded) or error.code == "audio_ended":
-                await websocket.close(_POLICY_VIOLATION)
-                return
+                return _POLICY_VIOLATION
 
 
 def _handle_message(call: VoiceCall, message: Mapping[str, Any]) -> None:
@@ -238,15 +247,16 @@ def _is_end(text: str) -> bool:
     return isinstance(parsed, dict) and parsed.get("type") == "end"
 
 
-async def _send(websocket: WebSocket, call: VoiceCall, run: Any) -> None:
+async def _send(websocket: WebSocket, call: VoiceCall, run: Any, turn: asyncio.Lock) -> None:
     """Send the events of the stream and the audio of its answers."""
     while True:
         for topic, content in await run(call.read):
-            for message in _messages(topic, content):
-                if isinstance(message, bytes):
-                    await websocket.send_bytes(message)
-                else:
-                    await websocket.send_text(message)
+            async with turn:
+                for message in _messages(topic, content):
+                    if isinstance(message, bytes):
+                        await websocket.send_bytes(message)
+                    else:
+                        await websocket.send_text(message)
 
 
 def _messages(topic: str, content: dict[str, Any]) -> Iterator[str | bytes]:
