@@ -10,22 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis.asyncio.client import Pipeline
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from petiole.events.catalog.request import ResponseSuccessEvent, SuccessContent
 from petiole.events.errors import BrokerUnavailable, PublishOutcomeUnknown, RequestTimedOut
-from petiole.tasks import Agent, Chunk, ResponseStreamReader, runtime
+from petiole.tasks import Agent, Chunk, EventBus, ResponseStreamReader, runtime
 from petiole.tasks.requests.requester import PendingResponse, Requester, Response
 from tests.support.apps import a_bus, publish_once
 from tests.support.inside import Inside
-from tests.support.lost_answers import (
-    begin_response,
-    lose_each_look_at_a_request,
-    lose_the_next_answer,
-    write_response,
-)
 from tests.support.polling import wait_until
+from tests.support.response_streams import begin_response, write_response
 from tests.support.traffic import an_event
 
 service = Agent("data_service")
@@ -40,32 +33,39 @@ def echo(text: str) -> str:
 def hear(event) -> None: ...
 
 
-def test_a_request_whose_publish_lost_its_answer_waits_for_its_responder(clean_broker_url, monkeypatch):
-    bus = a_bus(clean_broker_url, service)
-    lose_the_next_answer(bus, monkeypatch)
+@pytest.fixture
+def bus(proxy) -> EventBus:
+    """Give a bus that has published before, so that the server knows its scripts and routing is read."""
+    bus = a_bus(proxy.url, service)
+    publish_once(bus, an_event())
+    return bus
+
+
+def test_a_request_whose_publish_lost_its_answer_waits_for_its_responder(server, proxy, bus):
+    loss = proxy.lose_answers(to=b"request.made")
 
     response: PendingResponse[object] = Requester(bus)("echo", responder="data_service", text="hi", timeout=30)
 
+    assert not loss.times
     assert not response.ready()
-    assert Inside(bus).topics() == ["request.made"]
+    assert Inside(a_bus(server.url)).topics() == ["input.message.received", "request.made"]
 
 
-def test_a_request_whose_connection_is_lost_again_while_it_is_looked_up_has_an_unknown_outcome(
-    clean_broker_url, monkeypatch
-):
-    bus = a_bus(clean_broker_url, service)
-    lose_the_next_answer(bus, monkeypatch)
-    lose_each_look_at_a_request(bus, monkeypatch)
+def test_a_request_whose_connection_is_lost_again_while_it_is_looked_up_has_an_unknown_outcome(proxy, bus):
+    losses = [proxy.lose_answers(to=b"request.made"), proxy.lose_answers(to=b"HGET")]
 
     with pytest.raises(PublishOutcomeUnknown, match="requesting echo"):
         Requester(bus)("echo", responder="data_service", text="hi", timeout=30)
 
+    assert not any(loss.times for loss in losses)
 
-def test_a_publish_that_lost_its_answer_tells_who_gets_the_event(clean_broker_url, monkeypatch):
-    bus = a_bus(clean_broker_url, service)
-    lose_the_next_answer(bus, monkeypatch)
 
-    assert publish_once(bus, an_event()).subscriptions == ("data_service.hear",)
+def test_a_publish_that_lost_its_answer_tells_who_gets_the_event(proxy, bus):
+    event = an_event()
+    loss = proxy.lose_answers(to=event.event_id.encode())
+
+    assert publish_once(bus, event).subscriptions == ("data_service.hear",)
+    assert not loss.times
 
 
 @pytest.fixture
@@ -125,17 +125,10 @@ def test_awaiting_a_request_ends_at_its_deadline_without_the_server(server, hurr
     asyncio.run(wait())
 
 
-def test_no_awaited_reply_is_lost_with_the_connection_that_brought_it(clean_broker_url, monkeypatch):
-    bus = a_bus(clean_broker_url, service)
-    inside, execute, losses = Inside(bus), Pipeline.execute, [RedisConnectionError("lost")] * 3
-
-    async def execute_and_lose(*arguments: Any, **options: Any) -> Any:
-        results = await execute(*arguments, **options)
-        if results[-1] and losses:
-            raise losses.pop()
-        return results
-
-    monkeypatch.setattr(Pipeline, "execute", execute_and_lose)
+def test_no_awaited_reply_is_lost_with_the_connection_that_brought_it(server, proxy, bus):
+    responder = a_bus(server.url)
+    inside = Inside(responder)
+    loss = proxy.lose_answers(to=b"BLMOVE", containing=b"request_id", times=3)
 
     def reply_to_all() -> None:
         wait_until(lambda: len(inside.history("request.made")) == 5, 20)
@@ -149,7 +142,7 @@ def test_no_awaited_reply_is_lost_with_the_connection_that_brought_it(clean_brok
                 responder=asked.responder,
                 parameters={"response": asked.parameters["text"]},
             )
-            publish_once(bus, request.caused(ResponseSuccessEvent, content=content))
+            publish_once(responder, request.caused(ResponseSuccessEvent, content=content))
 
     async def ask(text: str) -> object:
         response: Response[object] = await Requester(bus).aio("echo", responder="data_service", text=text, timeout=30)
@@ -159,7 +152,7 @@ def test_no_awaited_reply_is_lost_with_the_connection_that_brought_it(clean_brok
         return await asyncio.gather(asyncio.to_thread(reply_to_all), *map(ask, "01234"))
 
     assert asyncio.run(ask_all()) == [None, *"01234"]
-    assert not losses
+    assert not loss.times
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])

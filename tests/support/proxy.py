@@ -6,6 +6,7 @@
                                   those that it happened to stay so
     proxy.refuse()                new connections are reset, open ones are reset; until `accept()`
     proxy.cut(after_bytes=100)    the connection that sends the 100th byte from now on is reset in its middle
+    proxy.lose_answers(to=b"GET") the broker does what such a request asks for; in place of its answer there is a reset
 
 It is a thread of the test with an event loop of its own; it forwards bytes and knows no protocol.
 """
@@ -18,9 +19,26 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 _PIECE = 65_536
+
+
+@dataclass
+class Loss:
+    """The next `times` answers to requests with the bytes `to` get lost, if they have the bytes `containing`."""
+
+    to: bytes
+    containing: bytes
+    times: int
+
+
+@dataclass
+class _Wire:
+    """One connection: what was asked last."""
+
+    asked: bytes = b""
 
 
 class Proxy:
@@ -33,6 +51,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._cut_after: int | None = None
         self._refuses = False
+        self._losses: list[Loss] = []
         self.latency_s = 0.0
         self.bytes_per_s: float | None = None
         self.is_silent = False
@@ -63,6 +82,15 @@ class Proxy:
         """Reset the connection on which clients have sent so many bytes from now on, all connections counted."""
         self._cut_after = after_bytes
 
+    def lose_answers(self, *, to: bytes, containing: bytes = b"", times: int = 1) -> Loss:
+        """Reset a connection when such an answer arrives, and lose the answer.
+
+        Returns: the loss, whose `times` count down.
+        """
+        loss = Loss(to, containing, times)
+        self._losses.append(loss)
+        return loss
+
     def _reset_all(self) -> None:
         for writer in list(self._writers):
             _reset(writer)
@@ -76,9 +104,10 @@ class Proxy:
             far_reader, far_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
             self._writers.add(far_writer)
             try:
+                wire = _Wire()
                 ways = [
-                    asyncio.ensure_future(self._pump(reader, far_writer, is_request=True)),
-                    asyncio.ensure_future(self._pump(far_reader, writer, is_request=False)),
+                    asyncio.ensure_future(self._pump(reader, far_writer, wire, is_request=True)),
+                    asyncio.ensure_future(self._pump(far_reader, writer, wire, is_request=False)),
                 ]
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 for way in ways:
@@ -93,12 +122,16 @@ class Proxy:
             self._writers.discard(writer)
             _reset(writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_request: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wire: _Wire, *, is_request: bool
+    ) -> None:
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         arriving = asyncio.ensure_future(self._arrive(under_way, writer))
         try:
             while piece := await reader.read(_PIECE):
-                if is_request and self._is_cut(piece):
+                if is_request:
+                    wire.asked = piece
+                if self._is_cut(piece) if is_request else self._is_lost(piece, wire.asked):
                     break
                 await under_way.put((self._loop.time() + self.latency_s, piece))
             await under_way.put((0.0, b""))
@@ -132,6 +165,13 @@ class Proxy:
         self._cut_after = None
         self.cuts += 1
         return True
+
+    def _is_lost(self, answer: bytes, asked: bytes) -> bool:
+        for loss in self._losses:
+            if loss.times and loss.to in asked and loss.containing in answer:
+                loss.times -= 1
+                return True
+        return False
 
     def _run(self, is_open: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
