@@ -174,6 +174,11 @@ class Counts:
                 return (handled - first[1]) / max(bucket - first[0], 1) * BUCKETS_PER_S
         raise CountsDifferError("nothing was handled")
 
+    def handled_between(self, began: float, ended: float) -> int:
+        """Count the executions that started between two times of the machine's monotonic clock, to 10 ms."""
+        first, last = int(began * BUCKETS_PER_S), int(ended * BUCKETS_PER_S)
+        return sum(count for bucket, count in self._read("buckets").items() if first <= bucket < last)
+
     def last_handled_at(self) -> float:
         """Return the time of the last execution, of the machine's monotonic clock."""
         return (max(self._read("buckets")) + 1) / BUCKETS_PER_S

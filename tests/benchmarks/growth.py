@@ -13,15 +13,15 @@ from dataclasses import replace
 
 from tests.benchmarks.contestants import Contestant
 from tests.benchmarks.measures import Bench, Figures, fill, time_per_event
+from tests.benchmarks.runs import Client, Run
 
 _ASYNC_HANDLERS = 200
 _ASYNC_WORK_MS = 2_000
 _ASYNC_TIMEOUT_S = 60.0
-_DRAINED = 2_000
+_DRAINED = 1_000
 _DRAIN_TIMEOUT_S = 120.0
 _POLL_S = 0.02
-_PAIRS = 80
-_PUBLISHED = 1_000
+_PAIRS = 60
 
 
 def subscriptions(bench: Bench, contestant: Contestant) -> Figures:
@@ -43,37 +43,65 @@ def subscriptions(bench: Bench, contestant: Contestant) -> Figures:
 
 
 def backlog(bench: Bench, contestant: Contestant) -> Figures:
-    """Time publishing and draining with a thousand and with a million events in the queue of one subscriber.
+    """Time publishing and draining with three thousand and with a million events in the queue of one subscriber.
 
-    Publishes beside either alternate in slices of a quarter of a second, and the ratio is the median of 80 pairs: what
-    a publish takes on one machine can double from one second to the next, whatever is queued.
+    The two queues take turns of less than a second: the node drains a thousand events and is paused, then the client
+    publishes as many. A ratio is the median of 60 pairs of turns: what either takes on one machine can double from one
+    second to the next, whatever is queued.
     """
-    figures: Figures = {}
-    backlogs = (1_000, bench.count(1_000_000))
+    backlogs = (3_000, bench.count(1_000_000))
     with ExitStack() as stack:
-        runs = {queued: stack.enter_context(bench.run(contestant, 1)) for queued in backlogs}
-        for queued, run in runs.items():
+        runs = [stack.enter_context(bench.run(contestant, 1)) for _ in backlogs]
+        for run, queued in zip(runs, backlogs, strict=True):
             run.register()
             fill(run, queued)
-        clients = {queued: stack.enter_context(run.client()) for queued, run in runs.items()}
-        times: dict[int, list[float]] = {queued: [] for queued in backlogs}
-        for client in clients.values():
-            client.publish(count=_PUBLISHED)
-        for _ in range(_PAIRS):
-            for queued, client in clients.items():
-                times[queued].append(client.publish(count=_PUBLISHED) / _PUBLISHED)
-        ratios = [large / small for small, large in zip(*times.values(), strict=True)]
-        figures["backlog_publish_ratio"] = statistics.median(ratios)
-        for queued, run in runs.items():
-            figures[f"backlog_publish_us_{queued}"] = statistics.median(times[queued]) * 1e6
-            run.counts.clear()
-            node = run.start_node(contestant.node)
-            try:
-                _wait_until(run.counts.total, bench.count(_DRAINED), _DRAIN_TIMEOUT_S)
-            finally:
-                node.kill()
-            figures[f"backlog_drain_per_s_{queued}"] = run.counts.rate()
+        queues = [_Queue(run, stack.enter_context(run.client())) for run in runs]
+        for queue in queues:
+            stack.callback(queue.node.kill)
+        for turn in range(1 + _PAIRS):
+            for queue in queues:
+                queue.take_turn(is_measured=turn > 0)
+        small, large = [queue.figures() for queue in queues]
+    figures: Figures = {}
+    for name, unit in (("publish", "us"), ("drain", "per_s")):
+        ratios = [after / before for before, after in zip(small[name], large[name], strict=True)]
+        figures[f"backlog_{name}_ratio"] = statistics.median(ratios)
+        for queued, values in zip(backlogs, (small[name], large[name]), strict=True):
+            figures[f"backlog_{name}_{unit}_{queued}"] = statistics.median(values)
     return figures
+
+
+class _Queue:
+    """A queue whose length is the same after each turn, and what was measured in the turns."""
+
+    def __init__(self, run: Run, client: Client) -> None:
+        self._run, self._client = run, client
+        self._drained = run.counts.total()
+        self.node = run.start_node(run.contestant.node)
+        self.node.pause()
+        self._drained = run.counts.total() - self._drained
+        self._publish_s: list[float] = []
+        self._drain_times: list[tuple[float, float]] = []
+
+    def take_turn(self, *, is_measured: bool) -> None:
+        """Publish what the previous turn drained, and drain a thousand."""
+        refilled = max(1, self._drained)
+        publish_s = self._client.publish(count=refilled) / refilled
+        counted, began = self._run.counts.total(), time.monotonic()
+        self.node.resume()
+        _wait_until(self._run.counts.total, counted + _DRAINED, _DRAIN_TIMEOUT_S)
+        ended = time.monotonic()
+        self.node.pause()
+        self._drained = self._run.counts.total() - counted
+        if is_measured:
+            self._publish_s.append(publish_s)
+            self._drain_times.append((began, ended))
+
+    def figures(self) -> dict[str, list[float]]:
+        """Return the microseconds of a publish and the events drained per second, of each turn."""
+        counts = self._run.counts
+        drained = [counts.handled_between(*times) / (times[1] - times[0]) for times in self._drain_times]
+        return {"publish": [seconds * 1e6 for seconds in self._publish_s], "drain": drained}
 
 
 def concurrency(bench: Bench, contestant: Contestant) -> Figures:

@@ -84,6 +84,15 @@ class Node:
         tops = [psutil.Process(process.pid) for process in self.processes]
         return [each for top in tops for each in (top, *top.children(recursive=True))]
 
+    def pause(self) -> None:
+        """Stop all processes where they are, until `resume`."""
+        for process in self.tree():
+            process.suspend()
+
+    def resume(self) -> None:
+        for process in self.tree():
+            process.resume()
+
     def kill(self) -> None:
         """End all processes at once, as a power cut does."""
         for process in self.tree():
