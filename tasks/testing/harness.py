@@ -52,6 +52,9 @@ POLL_S = 0.05
 
 REPLY_POLL_S = 0.005
 
+WAIT_TIMEOUT_S = 15.0
+"""How long a test waits by default: longer than a busy machine needs."""
+
 SETTLE_TIMEOUT_S = 30.0
 """How long `advance` waits for the deliveries of one moment to end."""
 
@@ -148,7 +151,7 @@ class EventTestHarness:
         """The bus's `request`, for `requester.aio(…)`."""
         return self.bus.request
 
-    def expect(self, pattern: str, within: float = 5.0) -> Event:
+    def expect(self, pattern: str, within: float = WAIT_TIMEOUT_S) -> Event:
         """Wait for an event that matches and that no earlier call has returned.
 
         Raises TimeoutError after `within` seconds; UsageError (invalid_pattern) if it matches no known event type.
@@ -156,7 +159,7 @@ class EventTestHarness:
         check_known(pattern, self.bus.event_registry)
         return self._wait(_build_matcher(pattern), HISTORY_START, pattern, within)
 
-    def send_event_and_wait(self, event: Event, expected_event_type: str, timeout: float = 5.0) -> Event:
+    def send_event_and_wait(self, event: Event, expected_event_type: str, timeout: float = WAIT_TIMEOUT_S) -> Event:
         """Publish an event and wait for a later one of that type in the same flow.
 
         Raises TimeoutError after `timeout` seconds; UsageError (invalid_pattern) if no such type is known.
@@ -175,7 +178,7 @@ class EventTestHarness:
 
         return self._wait(is_answer, before, expected_event_type, timeout)
 
-    def send_through(self, event: Event, timeout: float = 5.0) -> list[Event]:
+    def send_through(self, event: Event, timeout: float = WAIT_TIMEOUT_S) -> list[Event]:
         """Publish an event, wait until all deliveries have ended, and return it and all later events.
 
         Raises TimeoutError after `timeout` seconds.
@@ -216,7 +219,7 @@ class EventTestHarness:
         """List all dead letters so far, oldest first."""
         return self.bus.stores.dead_letters.all()
 
-    def expect_dead_letter(self, within: float = 5.0) -> DeadLetter:
+    def expect_dead_letter(self, within: float = WAIT_TIMEOUT_S) -> DeadLetter:
         """Wait for a dead letter. Raises TimeoutError after `within` seconds."""
         self._wait_until(lambda: bool(self.dead_letters()), "no dead letter", within)
         return self.dead_letters()[-1]

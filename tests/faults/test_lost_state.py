@@ -137,8 +137,8 @@ def test_an_older_copy_of_the_state_is_brought_up_to_date(system, server):
     inside = Inside(server.url)
     wait_until(lambda: inside.subscriptions() == list(BOTH), 10, system.logs)
     assert publish_once(bus, a_message("after")).subscriptions == BOTH
+    wait_until(lambda: inside.agents() == {"one": "started", "two": "started"}, 30, system.logs)
     wait_until(inside.is_started, 15, system.logs)
-    assert inside.agents() == {"one": "started", "two": "started"}
 
 
 def test_a_subscription_that_was_withdrawn_stays_so_while_its_worker_lives(system, server):
