@@ -126,6 +126,25 @@ def test_an_event_is_published_at_its_time_to_whoever_hears_it_then(harness, a_m
     assert message.event_id in heard
 
 
+def test_a_delay_of_thirty_days_is_one_run_at_its_time(harness, a_message):
+    agent, heard = Agent("test"), []
+
+    @agent.on("input.*")
+    def hear(event: Event) -> None:
+        heard.append(event.event_id)
+
+    harness.add(agent)
+    message = a_message()
+    harness.publish(message, delay=timedelta(days=30))
+
+    harness.advance(timedelta(days=30, seconds=-5))
+    assert heard == []
+    harness.advance(10)
+    assert heard == [message.event_id]
+    harness.advance(timedelta(days=60))
+    assert heard == [message.event_id]
+
+
 @pytest.mark.parametrize(
     "options",
     [
