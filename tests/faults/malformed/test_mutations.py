@@ -66,7 +66,7 @@ def spoiled(chance: random.Random, text: bytes) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.timeout(3_600 if IS_FULL else 150)
+@pytest.mark.timeout(3_600 if IS_FULL else 400)
 def test_a_spoiled_message_is_handled_or_parked_or_one_dead_letter(system, capsys):
     chance = random.Random(SEED)
     worker = system.start()
@@ -78,7 +78,7 @@ def test_a_spoiled_message_is_handled_or_parked_or_one_dead_letter(system, capsy
         texts = {mutated(chance) for _ in range(min(1_000, INPUTS - len(seen)))} - seen
         system.push(*texts)
         seen |= texts
-        system.await_settled(60)
+        system.await_settled(200)
         assert worker.is_running(), system.node.logs()[-3000:]
     system.push(written(a_message()))
     system.await_settled()
