@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -183,6 +184,20 @@ def test_it_moves_to_another_port_when_somebody_took_its_own(home):
 
     assert port_of(again.url) != port_of(url)
     assert holds_all(again.url)
+
+
+def test_it_keeps_its_port_when_that_becomes_free_only_after_a_moment(home):
+    """A server that was killed gives up its lock before its port, on a busy machine long before."""
+    url = embedded_broker.start_broker(home).url
+    embedded_broker.stop_broker(home)
+
+    with socket.create_server(("127.0.0.1", port_of(url))) as holder:
+        timer = threading.Timer(0.5, holder.close)
+        timer.start()
+        again = embedded_broker.start_broker(home)
+        timer.join()
+
+    assert again.url == url
 
 
 def test_a_path_with_spaces_and_accents_is_a_home_like_any_other(tmp_path):

@@ -49,6 +49,7 @@ _PORTS = range(20_000, 32_000)
 _START_TIMEOUT_S = 60.0  # loading a large append-only file takes long; an ended server is noticed at once
 _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
+_PORT_TIMEOUT_S = 5.0
 _POLL_S = 0.02
 _LOG_LINES = 8
 _DAMAGED = "Bad file format reading the append only file"
@@ -301,9 +302,13 @@ def _client(address: str) -> redis.Redis:
 
 
 def _free_port(wanted: int) -> int:
-    """Return the wanted port if it is free, else another one; 0 stands for any."""
-    others = secrets.SystemRandom().sample(_PORTS, 100)
-    return next(port for port in (wanted, *others) if port and _is_free(port))
+    """Return the wanted port if it is or becomes free, else another one; 0 stands for any.
+
+    A server that was killed gives up its lock before its port.
+    """
+    if wanted and _wait_until(lambda: _is_free(wanted), _PORT_TIMEOUT_S):
+        return wanted
+    return next(port for port in secrets.SystemRandom().sample(_PORTS, 100) if _is_free(port))
 
 
 def _is_free(port: int) -> bool:
