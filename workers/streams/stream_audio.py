@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from petiole.workers.streams.audio_state import FRAME_BYTES, FRAME_MS, AudioState, ChunkMark
-from petiole.workers.streams.pcm import SAMPLE_BYTES, resample
+from petiole.workers.streams.pcm import MODEL_SAMPLE_RATE, SAMPLE_BYTES, resample
 from petiole.workers.streams.sequencing import Gap, OrderedChunk, take_ordered
 from petiole.workers.streams.utterances import (
     PRE_ROLL_FRAMES,
@@ -79,10 +79,18 @@ class StreamAudio:
         self.added += chunk.data
         if state.speech_start is None:
             state.marks.append(ChunkMark(sequence=chunk.sequence, end=state.length))
-        frames = take_frames(state, resample(chunk.data, state.sample_rate))
+        frames = take_frames(state, self._at_model_rate(chunk.data))
         yield from hear(state, self._probabilities(frames), is_turn_over)
         if chunk.is_last:
             yield from end_utterance(state)
+
+    def _at_model_rate(self, data: bytes) -> bytes:
+        # A chunk rarely has a whole number of samples at the other rate. Counted from the start of the stream, they
+        # do not add up to a drift. A missing one repeats its neighbour.
+        end, rate = self.state.length, self.state.sample_rate
+        first, last = (place * MODEL_SAMPLE_RATE // rate for place in (end - len(data) // SAMPLE_BYTES, end))
+        size, converted = (last - first) * SAMPLE_BYTES, resample(data, rate)
+        return (converted + (converted[-SAMPLE_BYTES:] or bytes(SAMPLE_BYTES)) * (last - first))[:size]
 
     def _probabilities(self, frames: bytes) -> list[float]:
         if not frames:

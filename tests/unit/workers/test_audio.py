@@ -53,6 +53,22 @@ def test_every_sample_rate_becomes_sixteen_kilohertz(rate: int) -> None:
     assert len(resample(tone(1_000, rate), rate)) == pytest.approx(32_000, abs=4)
 
 
+@pytest.mark.parametrize(("rate", "samples"), [(44_100, 1_024), (48_000, 128), (11_025, 1_102), (8_000, 160)])
+def test_the_clock_of_the_audio_is_right_whatever_the_length_of_its_chunks(rate, samples) -> None:
+    """The chunks of browsers and sound cards are no whole number of samples at 16 kHz; no rounding may add up."""
+    pytest.importorskip("soxr")
+    state = AudioState(sample_rate=rate)
+    chunk = PendingChunk(data=bytes(2 * samples), is_last=False)
+    for sequence in range(72 * rate // samples):
+        audio = StreamAudio("s", state, lambda first, last: bytes(2 * (last - first)), Deaf())
+        add_chunk(state, sequence, chunk, 0.0)
+        list(audio.advance(0.0, 1.0, lambda _: False))
+        audio.drop_heard()
+
+    heard, sent = state.frames * 512 / 16_000, state.length / rate
+    assert sent - heard == pytest.approx(0, abs=0.033)
+
+
 def a_wav(path: Path, *, rate: int = 16_000, channels: int = 1, width: int = 2, frames: int = 1_600) -> Path:
     with wave.open(str(path), "wb") as written:
         written.setframerate(rate)
