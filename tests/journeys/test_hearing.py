@@ -114,9 +114,45 @@ def test_audio_enters_a_session_as_text_does_and_an_end_is_an_end(harness) -> No
     late = chunk_up(silence(100), first=99)[0]
     with pytest.raises(UsageError, check=has_code("audio_ended"), match="new stream"):
         publish_audio(late, stream_id="s", publish=harness.publish)
-    end_session("s", bus=harness.bus)
+    publish_audio(late, stream_id="other", publish=harness.publish)
+    end_session("other", bus=harness.bus)
     with pytest.raises(SessionEnded):
-        publish_audio(chunk_up(silence(100))[0], stream_id="s", publish=harness.publish)
+        publish_audio(late, stream_id="other", publish=harness.publish)
+
+
+def test_a_stream_whose_audio_has_ended_refuses_every_chunk(harness) -> None:
+    for chunk in chunk_up(SPEECH, ends=True):
+        publish_audio(chunk, stream_id="s", publish=harness.publish)
+    settle(harness)
+
+    for chunk in chunk_up(SPEECH, ends=True):
+        with pytest.raises(UsageError, check=has_code("audio_ended"), match="new stream"):
+            publish_audio(chunk, stream_id="s", publish=harness.publish)
+
+
+def test_chunks_that_come_again_change_nothing_and_the_log_says_so_once_for_each_cause(harness, caplog) -> None:
+    """A sender that was started again counts from 0; one that repeats its chunks is harmless."""
+    send(harness, chunk_up(SPEECH))
+    send(harness, chunk_up(SPEECH, ends=True)[:-1] * 2)
+    send(harness, chunk_up(silence(100), first=len(chunk_up(SPEECH)), ends=True))
+    settle(harness)
+    send(harness, chunk_up(SPEECH))
+    settle(harness)
+
+    assert len(found(harness, "input.message.received")) == 1
+    warnings = [record.cause for record in caplog.records if record.message == "audio.chunk_ignored"]
+    assert warnings == ["late or double", "the audio has ended"]
+    assert harness.dead_letters() == []
+
+
+def test_chunks_without_numbers_are_numbered_as_they_are_published(harness) -> None:
+    for chunk in chunk_up(SPEECH, ends=True):
+        unnumbered = AudioContent.model_validate(chunk.model_dump(exclude={"sequence"}))
+        publish_audio(unnumbered, stream_id="s", publish=harness.publish)
+    settle(harness)
+
+    (message,) = found(harness, "input.message.received")
+    assert (message.chunks.first, message.chunks.last) == (0, 21)
 
 
 def test_bad_audio_is_a_dead_letter_of_its_stream_and_of_no_other(harness) -> None:

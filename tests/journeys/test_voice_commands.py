@@ -47,6 +47,17 @@ class RawInputStream:
 """
 
 
+def listen_to(node: Any, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "petiole.workers.cli", "listen", str(path), *options],
+        env=node.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def test_a_recording_and_a_microphone_are_heard_and_answered(node) -> None:
     node.environment.update(PETIOLE_AGENTS=TEAM)
     node.worker("team")
@@ -57,6 +68,9 @@ def test_a_recording_and_a_microphone_are_heard_and_answered(node) -> None:
     assert ["heard", RECORDED_WORDS] in lines
     assert any(who == "petiole" and "help" in said for who, said in lines[1:])
     assert "my-call" in shown
+    again = listen_to(node, RECORDING, "--stream", "my-call")
+    assert again.returncode == 1
+    assert "the audio of the stream ended" in again.stderr
     node.module("sounddevice", FAKE_MICROPHONE)
     assert ["heard", RECORDED_WORDS] in [line.split(None, 1) for line in node.command("listen", "--mic").splitlines()]
 
@@ -102,14 +116,7 @@ def test_a_machine_that_lacks_something_for_a_microphone_says_what(monkeypatch, 
 def test_a_file_that_is_no_recording_is_refused_and_nothing_is_published(node, inside, tmp_path, content) -> None:
     (tmp_path / "wrong.wav").write_bytes(content)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "petiole.workers.cli", "listen", str(tmp_path / "wrong.wav")],
-        env=node.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = listen_to(node, tmp_path / "wrong.wav")
 
     assert done.returncode == 1
     assert "not a WAV file" in done.stderr

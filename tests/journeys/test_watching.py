@@ -77,6 +77,14 @@ def test_a_frame_enters_a_session_as_text_does(harness) -> None:
     assert harness.expect("input.stream.started").content.channel == "video"
 
 
+def test_frames_without_numbers_are_numbered_as_they_are_published(harness) -> None:
+    for color in (DARK, LIGHT, DARK):
+        unnumbered = VideoContent.model_validate(a_frame(0, color).model_dump(exclude={"sequence"}))
+        publish_frame(unnumbered, stream_id="s", publish=harness.send_through)
+
+    assert changes(harness) == [1, 2]
+
+
 def test_under_load_the_newest_frames_are_seen_and_the_others_are_counted(
     node, inside, eventually, clean_broker_url
 ) -> None:

@@ -6,7 +6,7 @@ Entered by `publish_message`, `publish_audio` and `publish_frame`; this agent ha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from petiole.events.catalog.input import AudioChunkEvent, InputEvent, TextMessageEvent, VideoFrameEvent
 from petiole.events.catalog.session import StreamStarted, StreamStartedEvent
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 PublishFunction: TypeAlias = Callable[[Event], object]
+MediaContent = TypeVar("MediaContent", AudioContent, VideoContent)
 
 agent = Agent("input")
 
@@ -83,18 +84,21 @@ def publish_audio(
 ) -> AudioChunkEvent:
     """Publish a chunk of a user's audio. The chunk with `is_last` ends the audio of the stream; the session stays.
 
-    Args are those of `publish_message`. A new session is a call.
+    Args are those of `publish_message`. A new session is a call. A content without `sequence` gets the next number of
+    its stream; a sender numbers all chunks of a stream or none.
 
     Raises:
         InvalidEvent: The audio cannot be heard; the error names the field.
-        UsageError: (audio_ended) the audio of the stream ended with an earlier chunk.
+        UsageError: (audio_ended) the audio of the stream has ended.
         SessionEnded: The session of the stream has ended.
         Exception: Any error of `publish`.
     """
     check_audio(content)
     streams = team_state(current_bus(bus)).audio_streams
+    content = number_content(content, stream_id, streams.take_sequence)
     last = streams.announced_last(stream_id)
-    if last is not None and content.sequence > last:
+    # Earlier chunks may arrive after the last one, until that one is heard.
+    if last is not None and (content.sequence > last or streams.read(stream_id).ended_by is not None):
         raise audio_ended(last)
     context = EventContext(source=source, user_id=user_id, session_id=stream_id)
     chunk = AudioChunkEvent(stream_id=stream_id, content=content, context=context)
@@ -114,11 +118,22 @@ def publish_frame(
     publish: PublishFunction = publish,
     bus: BusRuntime | None = None,
 ) -> VideoFrameEvent:
-    """Publish a frame of a user's video. Arguments and errors are those of `publish_message`."""
+    """Publish a frame of a user's video. Arguments and errors are those of `publish_message`.
+
+    A content without `sequence` gets the next number of its stream.
+    """
+    content = number_content(content, stream_id, team_state(current_bus(bus)).scenes.take_sequence)
     context = EventContext(source=source, user_id=user_id, session_id=stream_id)
     frame = VideoFrameEvent(stream_id=stream_id, content=content, context=context)
     publish_in_session(frame, channel=channel, session_type="call", publish=publish, bus=bus)
     return frame
+
+
+def number_content(content: MediaContent, stream_id: str, take_sequence: Callable[[str], int]) -> MediaContent:
+    """Give a content without `sequence` the next number of its stream."""
+    if "sequence" in content.model_fields_set:
+        return content
+    return content.model_copy(update={"sequence": take_sequence(stream_id)})
 
 
 def publish_in_session(

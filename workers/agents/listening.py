@@ -11,6 +11,7 @@ are the events of its last delivery. If a worker is killed, the next attempt pub
 from __future__ import annotations
 
 import importlib.util
+import logging
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -56,6 +57,7 @@ from petiole.workers.streams.voice_activity import detectors
 from petiole.workers.transcription import Transcriber, create_transcriber
 
 agent = Agent("listening")
+log = logging.getLogger(__name__)
 
 _transcribing = threading.Lock()
 """Held while this process transcribes: an interim transcription must not delay the complete one."""
@@ -121,15 +123,18 @@ def ends_turn(state: AudioState, audio: StreamAudio, settings: WorkerSettings) -
 
 def accept_chunk(event: AudioChunkEvent, state: AudioState, now: float) -> None:
     """Add a chunk to those that wait for their turn. Raises InvalidEvent, UsageError (audio_ended)."""
-    check_audio(event.content)
-    rate = event.content.sample_rate
+    content = event.content
+    check_audio(content)
+    rate = content.sample_rate
     if state.sample_rate not in {0, rate}:
         reason = f"is {rate} Hz, but the stream began with {state.sample_rate} Hz; start a new stream for it"
         raise InvalidEvent(event.event_type, "content.sample_rate", reason)
     state.sample_rate = rate
-    add_chunk(
-        state, event.content.sequence, PendingChunk(data=to_mono(event.content), is_last=event.content.is_last), now
-    )
+    cause = add_chunk(state, content.sequence, PendingChunk(data=to_mono(content), is_last=content.is_last), now)
+    if cause and cause not in state.ignored:
+        state.ignored.append(cause)
+        extra = {"stream_id": event.stream_id, "sequence": content.sequence, "cause": cause}
+        log.warning("audio.chunk_ignored", extra=extra)
 
 
 def number_events(context: Context, events: Iterator[Event]) -> list[Event]:

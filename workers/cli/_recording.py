@@ -64,7 +64,10 @@ class Recording:
             while (early_s := started + sent_ms / 1_000 / self.speed - time.monotonic()) > 0:
                 yield from self._read(max(1, int(early_s * 1_000)))
             yield from self._read(1)
-            publish_audio(content, stream_id=self.stream_id, user_id=self.user_id, channel=self.channel)
+            # The stream may have audio of an earlier recording.
+            sequence = team_state(self.bus).audio_streams.take_sequence(self.stream_id)
+            numbered = content.model_copy(update={"sequence": sequence})
+            publish_audio(numbered, stream_id=self.stream_id, user_id=self.user_id, channel=self.channel)
             sent_ms += content.duration_ms
         deadline = time.monotonic() + timeout_s
         while not self.is_answered and time.monotonic() < deadline:

@@ -46,7 +46,6 @@ from petiole.workers.agents.input import publish_audio
 from petiole.workers.gateways.identities import SUBPROTOCOL, check_stream
 from petiole.workers.gateways.messages import user_of
 from petiole.workers.gateways.problems import RequestRefused, answer_problems, refuse
-from petiole.workers.state import team_state
 from petiole.workers.streams.pcm import MODEL_SAMPLE_RATE, SAMPLE_BYTES, check_audio
 
 TOPICS: Final = frozenset(
@@ -183,9 +182,8 @@ class VoiceCall:
         except ValidationError as error:
             raise InvalidEvent("input.audio.chunk", "content.data", "is empty; send whole samples") from error
         check_audio(content)
-        sequence = team_state(self.bus).audio_streams.take_sequence(self.stream_id)
         publish_audio(
-            content.model_copy(update={"sequence": sequence}),
+            content,
             stream_id=self.stream_id,
             user_id=self.user_id,
             source="voice",

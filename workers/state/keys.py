@@ -8,7 +8,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 | approvals:<id>                    | hash   | request, expiry, state, decision              | see open_team_state()  |
 | audio_ends:<stream>               | text   | sequence number of the chunk with `is_last`   | a day                  |
 | audio_samples:<stream>            | text   | PCM of the utterance, or of the last moments  | a day after the last   |
-| audio_sequences:<stream>          | text   | the number of chunks that a gateway has sent  | a day after the last   |
+| audio_sequences:<stream>          | text   | the number of chunks numbered for senders     | a day after the last   |
 | audio_streams:<stream>            | hash   | revision, AudioState JSON, speech so far      | a day after the last   |
 | consolidation_queue               | set    | streams with new memories                     | until consolidated     |
 | event_counts:<sha-256>            | zset   | event -> its time in s                        | window plus cooldown   |
@@ -28,6 +28,7 @@ Each starts with PETIOLE_KEY_PREFIX and a colon, then fixed words; text from out
 | stream_owners:<stream>            | text   | the user who began it through a gateway       | 30 days after the last |
 | user_streams:<user>               | set    | streams with memories of the user             | 30 days after the last |
 | vectors:<sha-256>:<model>         | text   | embedding of a text: float32 as base64        | 30 days                |
+| video_sequences:<stream>          | text   | the number of frames numbered for senders     | 2 hours after the last |
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ class StateKeys:
 
     def audio_stream(self, stream_id: str) -> str:
         return f"{self.prefix}:audio_streams:{stream_id}"
+
+    def video_sequence(self, stream_id: str) -> str:
+        return f"{self.prefix}:video_sequences:{stream_id}"
 
     def scene(self, stream_id: str) -> str:
         return f"{self.prefix}:scenes:{stream_id}"

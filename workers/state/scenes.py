@@ -40,6 +40,15 @@ class Scenes:
         text: Any = self._client.get(self._keys.scene(stream_id))
         return Scene.model_validate_json(text) if text else None
 
+    def take_sequence(self, stream_id: str) -> int:
+        """Return the next sequence number of a stream, for a sender that does not count its frames."""
+        key = self._keys.video_sequence(stream_id)
+        with self._client.pipeline() as pipe:
+            pipe.incr(key)
+            # After the scene, which would be newer than every frame of a count that starts again.
+            pipe.expire(key, 2 * SCENE_RETENTION)
+            return int(pipe.execute()[0]) - 1
+
     def put(self, stream_id: str, scene: Scene) -> None:
         """Begin a scene."""
         self._client.set(self._keys.scene(stream_id), scene.model_dump_json(), ex=SCENE_RETENTION)

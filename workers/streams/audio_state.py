@@ -49,6 +49,7 @@ class AudioState(BaseModel):
         silent_frames: Frames since the last one with speech.
         interim_frames: The frame up to which an interim transcription was requested.
         check_from: The delivery that requested the check which is due at a later time; empty without one.
+        ignored: Why chunks were ignored, of which a warning was written for each cause.
         last_delivery: The delivery that led to this state.
         last_events: The events of that delivery, as JSON: a second attempt publishes the same.
     """
@@ -74,6 +75,7 @@ class AudioState(BaseModel):
     silent_frames: int = 0
     interim_frames: int = 0
     check_from: str = ""
+    ignored: list[str] = Field(default_factory=list)
     last_delivery: str = ""
     last_events: list[str] = Field(default_factory=list)
 

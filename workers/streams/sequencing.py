@@ -33,9 +33,10 @@ class Gap:
     last_sequence: int
 
 
-def add_chunk(state: AudioState, sequence: int, chunk: PendingChunk, now: float) -> None:
-    """Add a chunk to those that wait; a chunk that was handled before or counted as missing is ignored.
+def add_chunk(state: AudioState, sequence: int, chunk: PendingChunk, now: float) -> str | None:
+    """Add a chunk to those that wait; returns why it is ignored, if it is.
 
+    A chunk is ignored if one of its number was handled or waits, or was counted as missing.
     Raises UsageError (audio_ended) for a chunk after the last one.
     """
     last = state.ended_by
@@ -43,10 +44,12 @@ def add_chunk(state: AudioState, sequence: int, chunk: PendingChunk, now: float)
         last = next((number for number, pending in state.pending.items() if pending.is_last), None)
     if last is not None and sequence > last:
         raise audio_ended(last)
+    if sequence < state.next_sequence or sequence in state.pending:
+        return "late or double" if state.ended_by is None else "the audio has ended"
     state.last_chunk_at = now
-    if sequence >= state.next_sequence and sequence not in state.pending:
-        state.pending[sequence] = chunk
-        state.pending_since = now if state.pending_since is None else state.pending_since
+    state.pending[sequence] = chunk
+    state.pending_since = now if state.pending_since is None else state.pending_since
+    return None
 
 
 def take_ordered(
