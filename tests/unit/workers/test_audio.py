@@ -105,6 +105,47 @@ def test_a_file_that_is_cut_off_or_says_what_is_not_so_is_refused(damage, tmp_pa
         list(read_wav(path, 20))
 
 
+LYING_HEADERS = {
+    "the file is empty": (4, 0),
+    "the file ends in its header": (4, 20),
+    "the file ends before its data": (4, 36),
+    "the file has 4 GB": (4, 0xFFFFFFFF),
+    "the format has no bytes": (16, 0),
+    "the format has an odd size": (16, 15),
+    "the format is longer": (16, 18),
+    "the format has 4 GB": (16, 0xFFFFFFF0),
+    "48,000 samples a second": (24, 48_000),
+    "no bytes a second": (28, 0),
+    "three bytes a sample": (32, 3),
+    "no data": (40, 0),
+    "less data": (40, 640),
+    "half a sample": (40, 3_199),
+    "4 GB of data": (40, 0xFFFFFFFF),
+}
+
+
+@pytest.mark.parametrize("sound", [b"\0", b"\x55"], ids=["silence", "sound"])
+@pytest.mark.parametrize(("offset", "lie"), LYING_HEADERS.values(), ids=LYING_HEADERS)
+def test_a_file_whose_header_lies_is_refused_before_its_first_chunk(offset, lie, sound, tmp_path) -> None:
+    path = a_wav(tmp_path / "a.wav")
+    written = bytearray(path.read_bytes()[:44] + sound * 3_200)
+    written[offset : offset + 4] = struct.pack("<I", lie)
+    path.write_bytes(written)
+
+    with pytest.raises(UsageError, check=has_code("invalid_audio"), match="convert it"):
+        next(read_wav(path, 20))
+
+
+def test_a_file_with_a_title_is_read_whole(tmp_path) -> None:
+    path = a_wav(tmp_path / "a.wav")
+    title = b"LIST" + struct.pack("<I", 10) + b"INFOINAM\0\0"
+    written = bytearray(path.read_bytes() + title)
+    written[4:8] = struct.pack("<I", len(written) - 8)
+    path.write_bytes(written)
+
+    assert sum(len(chunk.data) for chunk in read_wav(path, 20)) == 3_200
+
+
 def test_a_file_is_read_in_chunks_and_the_last_says_so() -> None:
     chunks = list(read_wav(RECORDING, 100))
 
