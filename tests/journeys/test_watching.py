@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import statistics
+import struct
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +39,11 @@ def a_frame(sequence: int, color: tuple[int, int, int] = DARK, **fields: Any) ->
     return VideoContent.model_validate(content | fields)
 
 
+def a_png_with_a_short_header() -> bytes:
+    header = b"IHDR" + bytes(12)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 12) + header + struct.pack(">I", zlib.crc32(header))
+
+
 def changes(harness: EventTestHarness) -> list[int]:
     return [event.content.sequence for event in harness.published_events() if isinstance(event, SceneChangedEvent)]
 
@@ -54,6 +61,7 @@ def test_a_change_of_the_picture_is_published_once_and_a_frame_that_comes_late_c
 WRONG = {
     "no picture": {"data": b"no picture"},
     "a cut picture": {"data": a_frame(0).data[:200]},
+    "a header that is too short": {"data": a_png_with_a_short_header(), "format": "png"},
     "another size": {"width": 4_000, "height": 2_000},
     "too large": {"width": 100_000, "height": 100_000},
     "an unknown format": {"format": "h264"},

@@ -51,11 +51,12 @@ def _open(content: VideoContent) -> Image:
     try:
         # The header is checked before anything is decompressed.
         image = Image.open(io.BytesIO(content.data), formats=[_COMPRESSED[content.format]])
-        if image.size != size:
-            reason = f"is a picture of {image.width} x {image.height} pixels, not of {content.width} x {content.height}"
-            raise InvalidEvent(_TOPIC, "content.data", f"{reason}; correct width and height")
-        image.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        if image.size == size:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = f"cannot be decoded as {content.format} ({type(error).__name__}); send a whole picture"
         raise InvalidEvent(_TOPIC, "content.data", reason) from error
+    if image.size != size:
+        reason = f"is a picture of {image.width} x {image.height} pixels, not of {content.width} x {content.height}"
+        raise InvalidEvent(_TOPIC, "content.data", f"{reason}; correct width and height")
     return image
