@@ -75,6 +75,24 @@ def test_silence_is_no_utterance(harness) -> None:
     assert {event.event_type for event in harness.published_events()} == {"input.audio.chunk"}
 
 
+class Blank:
+    """A transcriber that recognizes no word, and says so with blanks."""
+
+    name = "blank"
+
+    def transcribe(self, pcm: bytes) -> str:
+        return " \n "
+
+
+def test_blanks_are_no_message(harness, monkeypatch) -> None:
+    monkeypatch.setenv("PETIOLE_TRANSCRIBER", f"{__name__}:Blank")
+    send(harness, chunk_up(SPEECH, ends=True))
+    settle(harness)
+
+    assert [utterance.text for utterance in found(harness, "stream.utterance.completed")] == [""]
+    assert found(harness, "input.message.received") == harness.dead_letters() == []
+
+
 def test_a_missing_chunk_is_one_gap_and_the_rest_is_heard(harness) -> None:
     chunks = chunk_up(SPEECH)
     send(harness, [*chunks[:2], *chunks[4:8][::-1], *chunks[8:]])

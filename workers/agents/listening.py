@@ -235,8 +235,8 @@ def is_accepted(message: TextMessageEvent) -> bool:
 
 
 def recognize(speech: CapturedSpeech, transcriber: str) -> str:
-    """Transcribe captured speech."""
-    return _cached_transcriber(transcriber).transcribe(resample(speech.data, speech.sample_rate))
+    """Transcribe captured speech; blanks alone are no text."""
+    return _cached_transcriber(transcriber).transcribe(resample(speech.data, speech.sample_rate)).strip()
 
 
 # Loaded with the first utterance, in the process that transcribes it: a model that is loaded before a fork hangs.
