@@ -67,9 +67,7 @@ class SceneChange(Content):
 
 
 class AudioWait(Content):
-    """The audio that a stream had when the wait began: a check finds out whether more has arrived since."""
-
-    revision: Count
+    """A wait for more audio of a stream."""
 
 
 class StreamEvent(Event):

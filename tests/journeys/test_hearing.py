@@ -112,6 +112,16 @@ def test_speech_is_flushed_when_its_stream_ends_or_sends_no_more(harness, is_las
     assert len(found(harness, "stream.speech.stopped")) == 1
 
 
+def test_chunks_that_are_longer_than_the_timeout_do_not_cut_a_sentence(harness, monkeypatch) -> None:
+    monkeypatch.setenv("PETIOLE_AUDIO_TIMEOUT_S", "5")
+    for chunk in chunk_up(silence(4_000) + tone(20_000) + silence(8_000), 8_000):
+        send(harness, [chunk])
+        harness.advance(8)
+    settle(harness)
+
+    assert len(found(harness, "input.message.received")) == 1
+
+
 def test_speech_is_flushed_when_its_session_ends_without_a_message_to_a_session_that_has_ended(harness) -> None:
     for chunk in chunk_up(silence(400) + tone(900)):
         publish_audio(chunk, stream_id="s", publish=harness.publish)

@@ -87,7 +87,7 @@ def hear_chunk(event: AudioChunkEvent | AudioCheckDueEvent | StreamEndedEvent, c
         if not streams.save(event.stream_id, state, pcm=bytes(audio.added), dropped_samples=dropped):
             raise LeaseLost(context.delivery_id)
     if state.check_from == context.delivery_id:
-        request_check(event, context, state)
+        request_check(event, context)
     return events
 
 
@@ -100,7 +100,7 @@ def find_events(event: Event, audio: StreamAudio, now: float) -> Iterator[Event]
             accept_chunk(event, state, now)
         case AudioCheckDueEvent():
             state.check_from = ""
-            is_awaited_in_vain = now - state.last_chunk_at >= settings.audio_timeout_s
+            is_awaited_in_vain = now - state.next_chunk_at >= settings.audio_timeout_s
         case _:
             is_over = True
     is_turn_over = partial(ends_turn, audio=audio, settings=settings)
@@ -145,10 +145,10 @@ def number_events(context: Context, events: Iterator[Event]) -> list[Event]:
     ]
 
 
-def request_check(event: Event, context: Context, state: AudioState) -> None:
+def request_check(event: Event, context: Context) -> None:
     """Have the stream checked later, for chunks that do not arrive."""
     # Checks follow one another for as long as somebody speaks, which is no chain of events.
-    check = event.caused(AudioCheckDueEvent, hops=0, content=AudioWait(revision=state.revision))
+    check = event.caused(AudioCheckDueEvent, hops=0, content=AudioWait())
     check = check.copy_with_valid({"event_id": derived_event_id("check", context.delivery_id)})
     publish(check, delay=WorkerSettings().audio_timeout_s)
 

@@ -35,7 +35,7 @@ class AudioState(BaseModel):
         next_sequence: The chunk that follows.
         pending: Chunks after it that arrived before it.
         pending_since: When the oldest of them arrived, in seconds.
-        last_chunk_at: When the last chunk arrived, in seconds.
+        next_chunk_at: When the chunk after the last one is due, in seconds: it takes as long as the last one.
         ended_by: The sequence number of the chunk with the end flag, once it was handled.
         length: Samples so far.
         buffer_start: The sample with which the stored PCM starts.
@@ -61,7 +61,7 @@ class AudioState(BaseModel):
     next_sequence: int = 0
     pending: dict[int, PendingChunk] = Field(default_factory=dict)
     pending_since: float | None = None
-    last_chunk_at: float = 0.0
+    next_chunk_at: float = 0.0
     ended_by: int | None = None
     length: int = 0
     buffer_start: int = 0

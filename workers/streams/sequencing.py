@@ -12,6 +12,7 @@ from typing import Final
 
 from petiole.events.errors import UsageError
 from petiole.workers.streams.audio_state import AudioState, PendingChunk
+from petiole.workers.streams.pcm import SAMPLE_BYTES
 
 MAX_PENDING_CHUNKS: Final = 64
 
@@ -46,7 +47,7 @@ def add_chunk(state: AudioState, sequence: int, chunk: PendingChunk, now: float)
         raise audio_ended(last)
     if sequence < state.next_sequence or sequence in state.pending:
         return "late or double" if state.ended_by is None else "the audio has ended"
-    state.last_chunk_at = now
+    state.next_chunk_at = now + len(chunk.data) / SAMPLE_BYTES / state.sample_rate
     state.pending[sequence] = chunk
     state.pending_since = now if state.pending_since is None else state.pending_since
     return None
