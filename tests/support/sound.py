@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from petiole.events import AudioChunkEvent, AudioContent
+from petiole.tasks.runtime import BusRuntime
+from petiole.workers.state import team_state
 from petiole.workers.streams.wav import read_wav
 from petiole.workers.synthesis import Speech
 
@@ -53,6 +55,14 @@ def recorded(chunk_ms: int = 100, *, silence_ms: int = 0, ends: bool = True) -> 
 
 def events_of(chunks: Iterable[AudioContent], stream_id: str = "s") -> list[AudioChunkEvent]:
     return [AudioChunkEvent(stream_id=stream_id, content=chunk) for chunk in chunks]
+
+
+def begin_speech(bus: BusRuntime, stream_id: str) -> None:
+    """Note that the user of a stream speaks, as a worker with `listening` does."""
+    streams = team_state(bus).audio_streams
+    state = streams.read(stream_id)
+    state.speech_starts, state.is_speaking = state.speech_starts + 1, True
+    assert streams.save(stream_id, state, pcm=b"", dropped_samples=0)
 
 
 class LoudnessDetector:

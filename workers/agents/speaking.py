@@ -47,10 +47,14 @@ def speak(event: ResponseReadyEvent, context: Context) -> SpeechInterruptedEvent
     started = time.monotonic()
     for content in cut_into_chunks(speech):
         played_at_s = content.sequence * CHUNK_S
-        while (waiting_s := played_at_s - LEAD_S - (time.monotonic() - started)) > 0:
-            if watch.is_interrupted():
-                return build_interrupted(event, min(time.monotonic() - started, total_s), total_s)
+        # Asked before each chunk, also where nothing is waited for: the synthesizer took its time.
+        while not (is_interrupted := watch.is_interrupted()):
+            if (waiting_s := played_at_s - LEAD_S - (time.monotonic() - started)) <= 0:
+                break
             time.sleep(min(waiting_s, POLL_S))
+        if is_interrupted:
+            heard_s = time.monotonic() - started if content.sequence else 0.0
+            return build_interrupted(event, min(heard_s, total_s), total_s)
         chunk_id = emitted_event_id(context.delivery_id, content.sequence)
         publish(event.caused(AnswerAudioEvent, event_id=chunk_id, content=content), now=True)
     while (heard_s := time.monotonic() - started) < total_s:
