@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn
 
@@ -194,6 +195,20 @@ def validate_delivery(delivery: Delivery) -> Event:
         if error.code != "unknown_event_type" or not _takes_any_type(delivery, document):
             raise
         return delivery.bus.event_registry.read_unknown(_restore_content(delivery))
+    except PayloadUnreadable:
+        # The content of an expired event is not kept; check_deliverable() ends its delivery.
+        stub = _read_stub(delivery)
+        if stub is None or _expired_at(delivery, stub) is None:
+            raise
+        return stub
+
+
+def _read_stub(delivery: Delivery) -> Event | None:
+    document = delivery.attempt.document
+    if not isinstance(document, Mapping) or DATAREF not in document:
+        return None
+    attributes = {name: value for name, value in document.items() if name != DATAREF}
+    return delivery.bus.event_registry.read_unknown(attributes | {"content": {}})
 
 
 def _takes_any_type(delivery: Delivery, document: object) -> bool:
@@ -245,8 +260,7 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
         return delivery, _abort(delivery)
     if history.is_poison:
         _dead_letter(delivery, event, DeliveryCrashed(delivery.attempt.task, history.crashes))
-    expires_at = delivery.handler.subscription.expires_at(event)
-    if expires_at is not None and expires_at <= delivery.bus.now() and delivery.attempt.replay_id is None:
+    if (expires_at := _expired_at(delivery, event)) is not None:
         if delivery.bus.settings.dead_letter_expired:
             _dead_letter(delivery, event, event_expired(event.event_type, expires_at.isoformat()))
         settlement.settle(delivery.attempt)
@@ -255,6 +269,13 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
     if event.hops > limit:
         _dead_letter(delivery, event, hop_limit_reached(event.event_type, event.hops, limit))
     return delivery, None
+
+
+def _expired_at(delivery: Delivery, event: Event) -> datetime | None:
+    """Return when the delivery expired; None if it has not. An operator's replay never expires."""
+    expires_at = delivery.handler.subscription.expires_at(event)
+    has_expired = expires_at is not None and expires_at <= delivery.bus.now() and delivery.attempt.replay_id is None
+    return expires_at if has_expired else None
 
 
 def _may_be_aborted(delivery: Delivery, event: Event) -> bool:

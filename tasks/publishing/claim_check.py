@@ -30,7 +30,9 @@ def externalize_content(validated: ValidatedEvent, threshold_bytes: int) -> Vali
     if not is_above(validated.json, threshold_bytes):
         return validated
     attributes = {name: value for name, value in validated.document.items() if name != "content"}
-    blob = build_blob(validated.document["content"])
+    event = validated.event
+    lifetime = None if event.expires_at is None else event.expires_at - event.timestamp
+    blob = build_blob(validated.document["content"], lifetime)
     stub = json.dumps(attributes | {DATAREF: blob.reference}, separators=(",", ":"), ensure_ascii=False)
     return replace(validated, stub=stub, blob=blob)
 

@@ -1,7 +1,8 @@
 """Blobs: event contents above the claim-check threshold, each stored once.
 
 Promise: content is read as it was stored, or not at all, because its key is its hash. It is kept for `age` after it was
-last stored or read, for any number of events that refer to it.
+last stored or read, for any number of events that refer to it. The content of an event that expires is kept for
+EXPIRED_RETENTION longer than the event, unless another event has the same.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from petiole.tasks.stores.keys import Keys
 DATAREF = "dataref"
 """Attribute that refers to content stored elsewhere. Source: CloudEvents extension `dataref`."""
 
+EXPIRED_RETENTION = timedelta(minutes=5)
+"""For readers of the history, and for attempts that began in time."""
+
 _SCHEME = "petiole:sha256:"
 
 Document: TypeAlias = Mapping[str, object]
@@ -29,16 +33,17 @@ Document: TypeAlias = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Content as UTF-8 JSON, and the reference that replaces it in messages."""
+    """Content as UTF-8 JSON, and the reference that replaces it. `lifetime` is that of an event that expires."""
 
     reference: str
     content: bytes
+    lifetime: timedelta | None = None
 
 
-def build_blob(content: object) -> Blob:
+def build_blob(content: object, lifetime: timedelta | None = None) -> Blob:
     """Build the blob of a JSON value; equal contents have the same reference."""
     written = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
-    return Blob(_build_reference(written), written)
+    return Blob(_build_reference(written), written, lifetime)
 
 
 def find_reference(document: object) -> str | None:
@@ -59,8 +64,15 @@ class Blobs:
     def put(self, blobs: Iterable[Blob]) -> None:
         """Store contents. Safe to repeat; overwrites altered content."""
         with self._client.pipeline(transaction=False) as pipe:
-            for blob in {each.reference: each for each in blobs}.values():
-                pipe.set(self._key(blob.reference), blob.content, px=self._age)
+            for blob in dict.fromkeys(blobs):
+                key = self._key(blob.reference)
+                if blob.lifetime is None:
+                    pipe.set(key, blob.content, px=self._age)
+                    continue
+                age = min(self._age, max(timedelta(), blob.lifetime) + EXPIRED_RETENTION)
+                # An event that lasts longer may have the same content.
+                pipe.set(key, blob.content, px=age, nx=True)
+                pipe.pexpire(key, age, gt=True)
             pipe.execute()
 
     def restore(self, document: Document) -> Document:
@@ -72,15 +84,18 @@ class Blobs:
         if reference is None:
             return document
         topic = str(document.get("event_type") or document.get("type"))
-        content = json.loads(self._read(topic, reference))
+        content = json.loads(self._read(topic, reference, expires=document.get("expires_at") is not None))
         attributes = {name: value for name, value in document.items() if name != DATAREF}
         is_cloudevent = "specversion" in document
         return attributes | ({"data": {"content": content}} if is_cloudevent else {"content": content})
 
-    def _read(self, topic: str, reference: str) -> bytes:
+    def _read(self, topic: str, reference: str, *, expires: bool) -> bytes:
         # Read as bytes: altered content may be invalid UTF-8, on which a decoding client raises.
         with self._client.pipeline(transaction=False) as pipe:
-            pipe.pexpire(self._key(reference), self._age)
+            if expires:
+                pipe.exists(self._key(reference))
+            else:
+                pipe.pexpire(self._key(reference), self._age)
             # One byte more than the limit, whatever another program has stored there.
             pipe.execute_command("GETRANGE", self._key(reference), 0, self._max_bytes, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]  # redis's
             is_present, found = pipe.execute()

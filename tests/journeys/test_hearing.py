@@ -64,6 +64,8 @@ def test_long_speech_is_transcribed_while_it_lasts(harness) -> None:
     send(harness, chunk_up(tone(4_000) + silence(1_000)))
     settle(harness)
 
+    captured = [event for event in harness.published_events() if event.event_type == "stream.speech.captured"]
+    assert [event.expires_at is None for event in captured] == [False, False, True], "the interim audio is soon useless"
     assert len(found(harness, "stream.transcription.updated")) == 2
     assert len(found(harness, "input.message.received")) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -174,6 +175,25 @@ def test_an_event_whose_content_is_gone_or_altered_is_a_dead_letter(harness, spo
     assert heard == []
     assert isinstance(told, ErrorEvent)
     assert (told.content.error_type, told.content.parameters["event_id"]) == (error, event.event_id)
+
+
+def test_an_expired_event_whose_content_is_gone_is_expired_and_no_dead_letter(harness):
+    heard: list[Event] = []
+    agent = Agent("memory")
+
+    @agent.on("input.*")
+    def a_first(event: Event) -> None:
+        Inside(harness).delete_payloads()
+
+    @agent.on("input.*", expires=timedelta(milliseconds=1))
+    def b_second(event: Event) -> None:
+        heard.append(event)
+
+    harness.add(agent)
+    harness.publish(an_audio_event())
+    harness.advance(1)
+
+    assert (heard, harness.dead_letters()) == ([], [])
 
 
 def test_the_dead_letter_of_a_large_event_keeps_all_of_it(harness):

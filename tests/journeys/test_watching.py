@@ -80,8 +80,9 @@ def test_a_frame_that_cannot_be_seen_is_a_dead_letter_that_names_its_field(harne
 
 
 def test_a_frame_enters_a_session_as_text_does(harness) -> None:
-    publish_frame(a_frame(0), stream_id="s", user_id="ada", publish=harness.publish)
+    frame = publish_frame(a_frame(0), stream_id="s", user_id="ada", publish=harness.publish)
 
+    assert frame.expires_at is not None, "a picture is not kept for a week"
     assert harness.expect("input.stream.started").content.channel == "video"
 
 

@@ -6,6 +6,7 @@ Entered by `publish_message`, `publish_audio` and `publish_frame`; this agent ha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from petiole.events.catalog.input import AudioChunkEvent, InputEvent, TextMessageEvent, VideoFrameEvent
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 PublishFunction: TypeAlias = Callable[[Event], object]
 MediaContent = TypeVar("MediaContent", AudioContent, VideoContent)
+
+FRAME_EXPIRES_AFTER = timedelta(minutes=1)
+"""Under load the newest frames count. The picture of a frame is not kept much longer (tasks/stores/blobs.py)."""
 
 agent = Agent("input")
 
@@ -120,11 +124,12 @@ def publish_frame(
 ) -> VideoFrameEvent:
     """Publish a frame of a user's video. Arguments and errors are those of `publish_message`.
 
-    A content without `sequence` gets the next number of its stream.
+    A content without `sequence` gets the next number of its stream. A frame expires after FRAME_EXPIRES_AFTER.
     """
     content = number_content(content, stream_id, team_state(current_bus(bus)).scenes.take_sequence)
     context = EventContext(source=source, user_id=user_id, session_id=stream_id)
     frame = VideoFrameEvent(stream_id=stream_id, content=content, context=context)
+    frame = frame.copy_with_valid({"expires_at": frame.timestamp + FRAME_EXPIRES_AFTER})
     publish_in_session(frame, channel=channel, session_type="call", publish=publish, bus=bus)
     return frame
 

@@ -185,8 +185,10 @@ def build_speech_captured(event: Event, audio: StreamAudio, signal: SpeechSignal
         start_ms=signal.start * FRAME_MS,
         end_ms=signal.frame * FRAME_MS,
     )
-    flow_id = utterance_id if content.is_complete else event.correlation_id
-    return event.caused(SpeechCapturedEvent, correlation_id=flow_id, content=content)
+    if content.is_complete:
+        return event.caused(SpeechCapturedEvent, correlation_id=utterance_id, content=content)
+    captured = event.caused(SpeechCapturedEvent, content=content)
+    return captured.copy_with_valid({"expires_at": captured.timestamp + INTERIM_EXPIRES_AFTER})
 
 
 def transcribe(event: SpeechCapturedEvent) -> Iterator[Event]:
@@ -256,6 +258,5 @@ def subscribe_listening() -> None:
         "stream.speech.captured",
         where={"content.is_complete": False},
         priority=MIN_PRIORITY,
-        expires=INTERIM_EXPIRES_AFTER,
         retry=RetryPolicy(max_attempts=1),
     )(transcribe_interim)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from petiole.events.errors import PayloadUnreadable
@@ -81,6 +83,21 @@ def test_a_content_stays_for_a_week_even_where_the_history_is_shorter(client):
 
     (key,) = client.keys(KEYS.blob("*"))
     assert client.pttl(key) > 7 * 86_400_000 - 60_000
+
+
+def test_the_content_of_an_event_that_expires_is_kept_little_longer_unless_another_event_has_the_same(client):
+    stores = open_stores(client, Settings())
+    lifetime = timedelta(seconds=3)
+    document = a_reference({"text": "one"}, expires_at="2026-11-28T12:00:00Z")
+
+    stores.blobs.put([build_blob({"text": "one"}, lifetime)])
+    (key,) = client.keys(KEYS.blob("*"))
+    assert stores.blobs.restore(document)["content"] == {"text": "one"}
+    assert 60_000 < client.pttl(key) <= 303_000
+
+    stores.blobs.put([build_blob({"text": "one"})])
+    stores.blobs.put([build_blob({"text": "one"}, lifetime)])
+    assert client.pttl(key) > 6 * 86_400_000
 
 
 @pytest.mark.parametrize("document", [{}, {"content": 1}, {DATAREF: "https://elsewhere.example/1"}, {DATAREF: 5}])
