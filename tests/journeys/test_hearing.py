@@ -221,7 +221,6 @@ def test_a_worker_killed_in_mid_utterance_and_in_mid_transcription_loses_and_dou
         PETIOLE_AGENTS="petiole.workers.agents.listening",
         PETIOLE_TRANSCRIBER="slow:Slow",
         PETIOLE_VISIBILITY_TIMEOUT_S="2",
-        PETIOLE_AUDIO_TIMEOUT_S="30",
     )
     events = events_of(recorded(silence_ms=1_000))
     first = node.worker("first")
@@ -230,9 +229,10 @@ def test_a_worker_killed_in_mid_utterance_and_in_mid_transcription_loses_and_dou
             bus.publish(event)
         eventually(lambda: inside.history("stream.speech.started"), 30, node.logs)
         first.send_signal(signal.SIGKILL)
-        second = node.worker("second")
+        # The user goes on: a pause would end the utterance.
         for event in events[15:]:
             bus.publish(event)
+        second = node.worker("second")
         eventually((node.home / "transcribing").exists, 30, node.logs)
         second.send_signal(signal.SIGKILL)
         (node.home / "fast").touch()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import statistics
 import struct
 import time
 import zlib
@@ -112,12 +111,16 @@ def test_under_load_the_newest_frames_are_seen_and_the_others_are_counted(
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-def test_frames_do_not_slow_down_the_answer_to_a_message(node, inside, monkeypatch, clean_broker_url) -> None:
+def test_frames_do_not_slow_down_the_answer_to_a_message_in_their_session(
+    node, inside, monkeypatch, clean_broker_url
+) -> None:
     node.worker("team", "--pool", "threads", "--concurrency", "16")
 
-    def answer_s(bus: Any, number: int) -> float:
+    def answer_s(bus: Any, *, frames: int) -> float:
+        for number in range(frames):
+            publish_frame(a_frame(number, (number, number, number)), stream_id="call", publish=bus.publish)
         began, before = time.monotonic(), len(inside.history("output.message.sent"))
-        publish_message("Hello, can you help me?", stream_id=f"text-{number}", publish=bus.publish)
+        publish_message("Hello, can you help me?", stream_id="call", publish=bus.publish)
         while len(inside.history("output.message.sent")) == before:
             assert time.monotonic() - began < 30, node.logs()
             time.sleep(0.005)
@@ -125,11 +128,10 @@ def test_frames_do_not_slow_down_the_answer_to_a_message(node, inside, monkeypat
 
     with a_bus(clean_broker_url) as bus:
         as_default(bus, monkeypatch)
-        answer_s(bus, 0)
-        alone = statistics.median(answer_s(bus, number) for number in range(1, 8))
-        for number in range(150):
-            bus.publish(VideoFrameEvent(stream_id="video", content=a_frame(number)))
-        after = statistics.median(answer_s(bus, number) for number in range(8, 15))
+        answer_s(bus, frames=0)
+        alone = [answer_s(bus, frames=0) for _ in range(7)]
+        after = [answer_s(bus, frames=20) for _ in range(7)]
 
-    print(f"a message is answered after {alone:.3f} s, after 150 frames after {after:.3f} s")  # noqa: T201
-    assert after < 2 * alone + 0.5
+    print(f"a message is answered after {min(alone):.3f} s, behind 20 frames after {min(after):.3f} s")  # noqa: T201
+    # The best of seven, because the machine may be busy.
+    assert min(after) < 2 * min(alone) + 0.2
