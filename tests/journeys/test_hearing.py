@@ -14,6 +14,7 @@ from petiole.tasks import end_session
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import listening
 from petiole.workers.agents.input import publish_audio
+from petiole.workers.streams.turn_detection import find_turn_weights
 from petiole.workers.streams.voice_activity import DetectorCache, detectors
 from tests.support.apps import a_bus, as_default
 from tests.support.errors import has_code
@@ -244,6 +245,31 @@ def test_a_worker_killed_in_mid_utterance_and_in_mid_transcription_loses_and_dou
     assert counts["stream.speech.started"] == counts["stream.utterance.completed"] == 1
     (message,) = inside.history("input.message.received")
     assert message["content"]["text"] == "spoken once"
+
+
+def test_a_whole_sentence_ends_its_turn_with_the_first_pause_where_smart_turn_is_set(
+    node, inside, eventually, clean_broker_url
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra petiole[memory] is not installed")
+    try:
+        find_turn_weights()
+    except UsageError as error:
+        pytest.skip(str(error))
+    node.environment.update(
+        PETIOLE_AGENTS="petiole.workers.agents.listening",
+        PETIOLE_TRANSCRIBER="tests.support.sound:Numbering",
+        PETIOLE_TURN_DETECTION="smart_turn",
+    )
+    node.worker("listening")
+    with a_bus(clean_broker_url) as bus:
+        for event in events_of(recorded(silence_ms=1_500)):
+            bus.publish(event)
+        eventually(lambda: inside.history("stream.utterance.completed"), 60, node.logs)
+
+    (utterance,) = inside.history("stream.utterance.completed")
+    (stopped,) = inside.history("stream.speech.stopped")
+    pause_ms = utterance["content"]["end_ms"] - stopped["content"]["offset_ms"]
+    assert 300 <= pause_ms < 500, "a pause of 0.8 s, or of 2 s, would be another turn detection"
 
 
 def test_recorded_speech_is_heard_and_understood_by_the_real_models(harness, monkeypatch) -> None:
