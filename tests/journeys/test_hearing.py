@@ -106,6 +106,18 @@ def test_a_missing_chunk_is_one_gap_and_the_rest_is_heard(harness) -> None:
     assert len(found(harness, "input.message.received")) == 1
 
 
+def test_times_are_those_of_the_stream_after_missing_chunks_too(harness) -> None:
+    chunks = chunk_up(silence(11_000) + tone(900) + silence(1_000), ends=True)
+    send(harness, [*chunks[:5], *chunks[105:]])
+    settle(harness)
+
+    (started,), (stopped,) = (found(harness, f"stream.speech.{moment}") for moment in ("started", "stopped"))
+    assert (started.offset_ms, stopped.offset_ms) == (pytest.approx(11_000, abs=40), pytest.approx(11_900, abs=40))
+    (utterance,) = found(harness, "stream.utterance.completed")
+    assert 10_600 < utterance.start_ms < started.offset_ms
+    assert stopped.offset_ms < utterance.end_ms < 13_000
+
+
 @pytest.mark.parametrize("is_last", [True, False])
 def test_speech_is_flushed_when_its_stream_ends_or_sends_no_more(harness, is_last: bool) -> None:
     send(harness, chunk_up(silence(400) + tone(900), ends=is_last))

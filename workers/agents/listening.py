@@ -41,7 +41,7 @@ from petiole.events.ids import derived_event_id, emitted_event_id
 from petiole.tasks import Agent, Context, RetryPolicy, publish, record_session_event
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state import team_state
-from petiole.workers.streams.audio_state import FRAME_MS, AudioState, PendingChunk
+from petiole.workers.streams.audio_state import AudioState, PendingChunk
 from petiole.workers.streams.pcm import check_audio, resample, to_mono
 from petiole.workers.streams.sequencing import Gap, add_chunk
 from petiole.workers.streams.stream_audio import StreamAudio
@@ -161,7 +161,7 @@ def build_gap_detected(event: Event, gap: Gap) -> GapDetectedEvent:
 
 def build_event(event: Event, audio: StreamAudio, signal: SpeechSignal, sequence: int) -> Event:
     """Build the event for something that was found in a chunk."""
-    moment = SpeechMoment(offset_ms=signal.frame * FRAME_MS, sequence=sequence)
+    moment = SpeechMoment(offset_ms=audio.state.time_of_frame(signal.frame), sequence=sequence)
     match signal.kind:
         case "started":
             return event.caused(SpeechStartedEvent, priority=MAX_PRIORITY, content=moment)
@@ -182,8 +182,8 @@ def build_speech_captured(event: Event, audio: StreamAudio, signal: SpeechSignal
         is_complete=signal.kind == "captured",
         first_sequence=signal.first_sequence,
         last_sequence=sequence,
-        start_ms=signal.start * FRAME_MS,
-        end_ms=signal.frame * FRAME_MS,
+        start_ms=state.speech_start_ms,
+        end_ms=state.time_of_frame(signal.frame),
     )
     if content.is_complete:
         return event.caused(SpeechCapturedEvent, correlation_id=utterance_id, content=content)

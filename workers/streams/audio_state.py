@@ -38,11 +38,13 @@ class AudioState(BaseModel):
         next_chunk_at: When the chunk after the last one is due, in seconds: it takes as long as the last one.
         ended_by: The sequence number of the chunk with the end flag, once it was handled.
         length: Samples so far.
+        missing_ms: How long the missing chunks so far are, if each is as long as the chunk after them.
         buffer_start: The sample with which the stored PCM starts.
         marks: The last chunks before speech.
         frames: Frames so far that the voice activity detector has heard.
         remainder: PCM at 16 kHz that fills no frame yet.
         speech_start: The first frame of the utterance, with pre-roll; None without one.
+        speech_start_ms: Its time in the stream.
         first_sequence: The chunk with that frame.
         is_speaking: Whether the last frames were speech, not a pause of the utterance.
         speech_starts: How often speech has started.
@@ -64,11 +66,13 @@ class AudioState(BaseModel):
     next_chunk_at: float = 0.0
     ended_by: int | None = None
     length: int = 0
+    missing_ms: int = 0
     buffer_start: int = 0
     marks: list[ChunkMark] = Field(default_factory=list)
     frames: int = 0
     remainder: str = ""
     speech_start: int | None = None
+    speech_start_ms: int = 0
     first_sequence: int = 0
     is_speaking: bool = False
     speech_starts: int = 0
@@ -78,6 +82,10 @@ class AudioState(BaseModel):
     ignored: list[str] = Field(default_factory=list)
     last_delivery: str = ""
     last_events: list[str] = Field(default_factory=list)
+
+    def time_of_frame(self, frame: int) -> int:
+        """Return when a frame after the last gap starts, in ms from the start of the stream."""
+        return frame * FRAME_MS + self.missing_ms
 
     def sample_of_frame(self, frame: int) -> int:
         """Return the sample, at the stream's rate, with which a frame starts."""

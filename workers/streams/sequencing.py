@@ -66,6 +66,8 @@ def take_ordered(
             yield OrderedChunk(sequence, chunk.data, chunk.is_last)
         elif is_final or len(state.pending) > MAX_PENDING_CHUNKS or _has_waited(state, now, timeout_s):
             first, state.next_sequence = state.next_sequence, min(state.pending)
+            samples = len(state.pending[state.next_sequence].data) // SAMPLE_BYTES
+            state.missing_ms += (state.next_sequence - first) * samples * 1_000 // state.sample_rate
             yield Gap(first, state.next_sequence - 1)
         else:
             return

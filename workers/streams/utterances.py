@@ -69,6 +69,7 @@ def _wait_for_speech(state: AudioState, probability: float) -> Iterator[SpeechSi
         return
     earliest = -(-state.buffer_start * 1_000 // (FRAME_MS * state.sample_rate))
     state.speech_start = max(state.frames - 1 - PRE_ROLL_FRAMES, earliest, 0)
+    state.speech_start_ms = state.time_of_frame(state.speech_start)
     start = state.sample_of_frame(state.speech_start)
     state.first_sequence = next((mark.sequence for mark in state.marks if mark.end > start), state.next_sequence - 1)
     state.is_speaking, state.silent_frames, state.interim_frames = True, 0, state.frames
