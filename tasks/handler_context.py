@@ -34,7 +34,7 @@ class Context(CurrentDelivery):
     def flow(self) -> list[Event]:
         """Read the events of this flow (same correlation id), oldest first.
 
-        Leaves out events of types and versions that this process cannot read.
+        Leaves out events of types and versions that this process cannot read, and those whose content has expired.
         """
-        flow = self.bus.stores.history.read_flow(self.event.correlation_id)
-        return self.bus.event_registry.read_known(recorded.document for recorded in flow)
+        flow = self.bus.stores.history.read_flow_documents(self.event.correlation_id)
+        return self.bus.event_registry.read_known(flow)

@@ -45,8 +45,7 @@ def cancel_flow(
     """
     bus = current_bus(bus)
     with bus.state_store_access(f"cancelling the flow {correlation_id}"):
-        recorded = bus.stores.history.read_flow(correlation_id)
-        events = bus.event_registry.read_known(event.document for event in recorded)
+        events = bus.event_registry.read_known(bus.stores.history.read_flow_documents(correlation_id))
         if not events:
             raise unknown_flow(correlation_id)
         bus.stores.cluster_membership.cancel(correlation_id, timedelta(seconds=bus.settings.inbox_retention_s))

@@ -11,7 +11,7 @@ docs/guides/add-an-agent.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 from petiole.events.errors import UsageError
@@ -21,7 +21,7 @@ from petiole.events.subscription_checks import check_known
 from petiole.events.topics import TopicTrie
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.history import HISTORY_START, History, RecordedEvent
+from petiole.tasks.stores.history import HISTORY_START, History, RecordedEvent, read_kept_documents
 
 _BLOCK_MS = 1_000
 _ALL_PATTERNS = ("*", "error.*")
@@ -43,7 +43,8 @@ def listen(
         bus: the bus; the current one by default.
 
     Returns:
-        The events. One of a type that is not registered here is an Event whose content has its fields in `model_extra`.
+        The events, except for those whose content has expired. One of a type that is not registered here is an Event
+        whose content has its fields in `model_extra`.
 
     Raises:
         UsageError: invalid_pattern, also for a pattern that matches no known type. StateStoreUnavailable while reading.
@@ -80,14 +81,14 @@ def follow_history(
 
 def _events(bus: BusRuntime, pattern: str | None, start: str, deadline: float | None) -> Iterator[Event]:
     with bus.state_store_access("listening to events"):
-        for recorded in follow_history(bus.stores.history, pattern, start, deadline):
-            yield _read(bus, recorded)
+        for document in read_kept_documents(follow_history(bus.stores.history, pattern, start, deadline)):
+            yield _read(bus, document)
 
 
-def _read(bus: BusRuntime, recorded: RecordedEvent) -> Event:
+def _read(bus: BusRuntime, document: Mapping[str, object]) -> Event:
     try:
-        return bus.event_registry.read(recorded.document)
+        return bus.event_registry.read(document)
     except UsageError as error:
         if error.code not in UNREADABLE_HERE:
             raise
-        return bus.event_registry.read_unknown(recorded.document)
+        return bus.event_registry.read_unknown(document)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -86,6 +86,21 @@ class RecordedEvent:
             return self.attributes
 
 
+def read_kept_documents(events: Iterable[RecordedEvent]) -> Iterator[Mapping[str, object]]:
+    """Yield the documents of events. Leaves out those with `expires_at` whose content is no longer kept.
+
+    Raises PayloadUnreadable for other events.
+    """
+    for recorded in events:
+        try:
+            document = recorded.document
+        except PayloadUnreadable as error:
+            if error.code != "payload_missing" or recorded.attributes.get("expires_at") is None:
+                raise
+        else:
+            yield document
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
     """Select events of the history; a field that is None does not restrict.
@@ -145,6 +160,10 @@ class History:
     def read_stream(self, stream_id: str) -> list[RecordedEvent]:
         """Read the events of a stream, oldest first."""
         return self._read_entries(self._read_stream_ids(stream_id), stream_id=stream_id)
+
+    def read_flow_documents(self, correlation_id: str) -> Iterator[Mapping[str, object]]:
+        """Read the documents of a flow, oldest first, as `read_kept_documents`."""
+        return read_kept_documents(self.read_flow(correlation_id))
 
     def read_flow(self, correlation_id: str) -> list[RecordedEvent]:
         """Read the events of a flow, oldest first."""

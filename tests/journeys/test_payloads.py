@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,7 +12,7 @@ from petiole.events import AudioContent, ErrorEvent, Event, MessageEvent, Parame
 from petiole.events.catalog.input import AudioChunkEvent, VideoFrameEvent
 from petiole.events.errors import PayloadUnreadable, UsageError
 from petiole.events.registry import registry
-from petiole.tasks import Agent, Context, publish, publish_many
+from petiole.tasks import Agent, Context, listen, publish, publish_many
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
 from petiole.tasks.publishing.claim_check import externalize_content
 from petiole.tasks.publishing.document import validate_event
@@ -237,6 +237,24 @@ def test_history_shows_what_is_left_of_an_event_whose_content_is_gone(harness):
     assert "input.audio.chunk" in render_event_line(recorded).plain
     with pytest.raises(PayloadUnreadable, check=has_code("payload_missing")):
         _ = recorded.document
+
+
+def test_readers_of_the_history_leave_out_an_expired_event_whose_content_is_gone(harness):
+    agent = Agent("memory")
+    flows: list[list[Event]] = []
+
+    @agent.on("message.asked")
+    def read(event: Event, context: Context) -> None:
+        flows.append(context.flow())
+
+    harness.add(agent)
+    harness.publish(an_audio_event(correlation_id="flow", expires_at=datetime.now(UTC)))
+    Inside(harness).delete_payloads()
+    asked = MessageEvent(event_type="message.asked", stream_id="s", correlation_id="flow", content=ParametersContent())
+    harness.send_through(asked)
+
+    assert flows == [[asked]]
+    assert list(listen(from_start=True, timeout=0, bus=harness.bus)) == [asked]
 
 
 def test_the_threshold_is_a_setting():

@@ -138,9 +138,7 @@ def read_known(event: Event, context: Context) -> KnownToMemory:
     memories = state.memories.read_by_key(event.stream_id)
     last = next(reversed(memories.values()), None)
     if last is not None and last.flow and last.flow != event.correlation_id and last.role != "assistant":
-        events = context.bus.event_registry.read_known(
-            recorded.document for recorded in context.bus.stores.history.read_flow(last.flow)
-        )
+        events = context.bus.event_registry.read_known(context.bus.stores.history.read_flow_documents(last.flow))
         missing = {each.event_id: extract_recollection(each) for each in events if each.event_id not in memories}
         memories |= {event_id: memory for event_id, memory in missing.items() if memory}
     return KnownToMemory(memories, state.facts.read(fact_owner(event)))
