@@ -23,7 +23,7 @@ IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 KILLS = 50 if IS_FULL else 1
 LASTS_S, LEASE_S = (120, 10) if IS_FULL else (6, 2)
 EVENTS, EVENT_S = 200, 0.05
-RECOVERY_S = 5.0
+LONG_LEASE_S = 20
 HELD = 1_000
 
 SLOW = """
@@ -112,8 +112,8 @@ def processes_of(worker: Any) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(60 + 60 * KILLS)
-def test_what_a_killed_node_held_is_handled_within_five_seconds(node, slow, eventually, capsys):
-    slow.lasts(EVENT_S, lease_s=15)
+def test_what_a_killed_node_held_is_handled_long_before_its_leases_end(node, slow, eventually, capsys):
+    slow.lasts(EVENT_S, lease_s=LONG_LEASE_S)
     workers = [start(node, eventually, "prefork", 4) for _ in range(2)]
     recoveries = []
 
@@ -131,7 +131,8 @@ def test_what_a_killed_node_held_is_handled_within_five_seconds(node, slow, even
         recoveries.sort()
         shown = ", ".join(f"{each:.2f}" for each in (recoveries[0], recoveries[KILLS // 2], recoveries[-1]))
         print(f"\n{KILLS} nodes killed at 30 % of {EVENTS}: lost 0, recovery least, median, most: {shown} s")
-    assert recoveries[-1] < RECOVERY_S
+    # Two to four seconds on a quiet machine, of which the figures are told.
+    assert recoveries[-1] < LONG_LEASE_S - 5
     eventually(lambda: len(slow.said()) == KILLS * EVENTS, 10, node.logs)
     assert set(Counter(slow.said()).values()) == {1}
     slow.expect_nothing_left()
