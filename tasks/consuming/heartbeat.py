@@ -74,6 +74,11 @@ class Heartbeat(bootsteps.StartStopStep):
         """What the worker is doing."""
         return self._phase
 
+    @property
+    def unpaused_agents(self) -> list[str]:
+        """The agents of this worker that no operator has paused or stopped; it should consume their queues."""
+        return [agent.name for agent in self._agents if agent.name not in self._applied_overrides]
+
     def start(self, consumer: Any) -> None:
         """Join the cluster and apply overrides before the first message.
 

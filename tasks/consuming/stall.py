@@ -1,8 +1,9 @@
 """Stall: a worker that is connected and handles nothing, although deliveries wait for it, is unhealthy and says so.
 
 It is stalled if, for PETIOLE_STALL_TIMEOUT_S, no handler ran or began, and at each look a delivery waited: in a queue
-that the worker consumes, or in the worker itself. Then it logs `worker.stalled`, publishes `system.worker.stalled`, and
-its probes fail until a handler begins. Queues of paused agents do not count, nor do tasks with a rate limit.
+that the worker consumes, in one of its agents that it should consume, or in the worker itself. Then it logs
+`worker.stalled`, publishes `system.worker.stalled`, and its probes fail until a handler begins. Queues of paused agents
+do not count, nor do tasks with a rate limit.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class StallCheck:
         """Return the queues of this worker with deliveries that wait; those that it has itself count, too."""
         if any(consumer.task_buckets.values()):
             return []
-        queues = sorted({logical_queue(name) for name in consumer.app.amqp.queues.consume_from})
+        heartbeat = getattr(consumer, "heartbeat", None)
+        consumed = {logical_queue(name) for name in consumer.app.amqp.queues.consume_from}
+        queues = sorted(consumed.union(heartbeat.unpaused_agents if heartbeat else ()))
         if state.reserved_requests:
             return queues
         if self._bus.publishes_atomically:

@@ -127,7 +127,8 @@ class Deliveries:
 
     def are_empty(self, queues: Iterable[str]) -> bool:
         """Return whether no delivery waits in any of these queues."""
-        return not self._client.exists(*(name for queue in queues for name in self._lists(queue)))
+        lists = [name for queue in queues for name in self._lists(queue)]
+        return not (lists and self._client.exists(*lists))
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count the deliveries of many queues in one round trip."""

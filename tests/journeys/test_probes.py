@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+import time
 import urllib.error
 import urllib.request
 
+from petiole.workers.cli.doctor.checks import find_problems
+from petiole.workers.cli.doctor.facts import read_facts
 from petiole.workers.observability.liveness import find_liveness_problem
 from tests.support.apps import a_bus
 from tests.support.processes import free_ports
@@ -62,6 +65,64 @@ def test_a_connected_worker_that_takes_nothing_is_unhealthy_and_says_so(node, in
 
     eventually(lambda: probe(port, "/alive")[0] == 200, 20, node.logs)
     assert "worker.recovered" in node.logs()
+
+
+PLAIN = """
+from petiole.events import TextMessageEvent
+from petiole.tasks import Agent
+
+agent = Agent("one")
+
+@agent.on("input.*")
+def handle(event: TextMessageEvent) -> None:
+    pass
+"""
+
+
+def findings(bus):
+    return [finding.code for finding in find_problems(read_facts(bus))]
+
+
+def test_a_worker_whose_consumer_was_cancelled_is_unhealthy_and_doctor_finds_it(node, inside, a_message, eventually):
+    (port,) = free_ports(1)
+    node.module("one", PLAIN)
+    node.environment.update(
+        {"PETIOLE_AGENTS": "one", "PETIOLE_METRICS_PORT": str(port), "PETIOLE_STALL_TIMEOUT_S": "2"}
+    )
+    bus = a_bus(node.environment["PETIOLE_BROKER_URL"], stall_timeout_s=2)
+    node.worker("w")
+
+    assert bus.app.control.cancel_consumer("one", reply=True, timeout=10, limit=1)
+    eventually(lambda: "Canceling queue one" in node.logs(), 20, node.logs)
+    bus.publish_many([a_message() for _ in range(300)])  # a fetch that was sent before takes some
+
+    eventually(lambda: "some wait for one" in probe(port, "/alive")[1], 30, node.logs)
+    eventually(lambda: "system.worker.stalled" in inside.topics(), 10, node.logs)
+    eventually(lambda: "stalled" in findings(bus), 20)
+
+    assert bus.app.control.add_consumer("one", reply=True, timeout=10, limit=1)
+
+    eventually(lambda: probe(port, "/alive")[0] == 200, 20, node.logs)
+    eventually(lambda: "stalled" not in findings(bus), 20)
+
+
+def test_a_worker_whose_only_agent_is_paused_is_alive_and_checks_no_queue(node, a_message, eventually):
+    (port,) = free_ports(1)
+    node.module("one", PLAIN)
+    node.environment.update(
+        {"PETIOLE_AGENTS": "one", "PETIOLE_METRICS_PORT": str(port), "PETIOLE_STALL_TIMEOUT_S": "1"}
+    )
+    bus = a_bus(node.environment["PETIOLE_BROKER_URL"], stall_timeout_s=1)
+    node.worker("w", "-Q", "one")
+    node.command("agents", "pause", "one")
+    bus.publish(a_message())
+    published_at = time.monotonic()
+
+    eventually(lambda: "agent_paused" in findings(bus) and time.monotonic() > published_at + 4, 30, node.logs)
+
+    assert probe(port, "/alive") == (200, "alive")
+    assert "stalled" not in findings(bus)
+    assert "job.failed" not in node.logs()
 
 
 def test_a_worker_without_a_broker_is_alive_and_not_ready(node, eventually):

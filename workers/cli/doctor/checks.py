@@ -165,6 +165,21 @@ def _check_queues(facts: SystemFacts) -> Iterator[Diagnosis]:
             )
 
 
+def _check_stalls(facts: SystemFacts) -> Iterator[Diagnosis]:
+    timeout_s = float(str(facts.here.settings["stall_timeout_s"]))
+    for queue, lag_s in facts.lags_s.items():
+        serving = [worker for worker in facts.cluster.workers.values() if queue in worker.agents]
+        is_idle = not any(facts.in_flight.get(agent) for worker in serving for agent in worker.agents)
+        if lag_s > timeout_s and serving and is_idle and queue not in facts.cluster.overrides:
+            nodes = ", ".join(sorted(worker.node for worker in serving))
+            yield Diagnosis(
+                "stalled",
+                f"the oldest of {facts.depths[queue]:,} deliveries of {queue} has waited {lag_s:,.0f} s, and {nodes} "
+                "handles nothing",
+                f"consume it again: celery control add_consumer {queue}; else see the worker's log, and restart it",
+            )
+
+
 def _check_handlers(facts: SystemFacts) -> Iterator[Diagnosis]:
     names = {subscription.name for subscription in facts.subscriptions} - facts.without_handler
     for name in sorted(facts.without_handler):
@@ -258,6 +273,7 @@ _CHECKS: tuple[Callable[[SystemFacts], Iterator[Diagnosis]], ...] = (
     _check_beats,
     _check_workers,
     _check_queues,
+    _check_stalls,
     _check_handlers,
     _check_patterns,
     _check_versions,

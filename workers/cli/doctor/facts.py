@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from petiole.events.schemas import fingerprints_of_own_types
 from petiole.events.subscriptions import Subscription
-from petiole.tasks.broker.queue_stats import queue_depth
+from petiole.tasks.broker.queue_stats import queue_depths, queue_lags
 from petiole.tasks.broker.topology import PUBLISH_QUEUE
 from petiole.tasks.operations.worker_report import REPORT_COMMAND, build_report
 from petiole.tasks.periodic import find_beats
@@ -57,6 +57,8 @@ class SystemFacts:
         uptime_s: how long the system has been running; 0 if it is stopped.
         without_handler: the subscriptions whose handlers no running worker has.
         depths: deliveries waiting, by queue, also of queues without a subscription.
+        lags_s: the age of the oldest delivery that waits, by queue; only Redis has it.
+        in_flight: the deliveries that workers have, by queue; only Redis has it.
         topics: the event types that this process knows.
         schemas: the fingerprints of own event types, by process and topic.
     """
@@ -71,6 +73,8 @@ class SystemFacts:
     subscriptions: tuple[Subscription, ...] = ()
     without_handler: frozenset[str] = frozenset()
     depths: Mapping[str, int] = field(default_factory=dict)
+    lags_s: Mapping[str, float] = field(default_factory=dict)
+    in_flight: Mapping[str, int] = field(default_factory=dict)
     parked: tuple[ParkedDeliveries, ...] = ()
     circuits: tuple[Circuit, ...] = ()
     topics: tuple[str, ...] = ()
@@ -82,6 +86,7 @@ def read_facts(bus: BusRuntime) -> SystemFacts:
     """Read everything. Changes nothing. Raises RedisError, PetioleError if a server does not reply."""
     cluster = bus.stores.cluster_membership.read()
     _, subscriptions = bus.stores.directory.read()
+    depths, lags_s = _read_queues(bus, subscriptions)
     return SystemFacts(
         servers=tuple(read_server_facts(bus)),
         driver=bus.driver,
@@ -92,7 +97,9 @@ def read_facts(bus: BusRuntime) -> SystemFacts:
         uptime_s=bus.now().timestamp() - cluster.started_at if cluster.state == "started" else 0.0,
         subscriptions=tuple(subscriptions),
         without_handler=frozenset(find_without_handler(bus, subscriptions)),
-        depths=_read_depths(bus, subscriptions),
+        depths=depths,
+        lags_s=lags_s,
+        in_flight=bus.stores.deliveries.in_flight() if bus.publishes_atomically else {},
         parked=tuple(bus.stores.parked.read()),
         circuits=tuple(bus.stores.circuits.all()),
         topics=tuple(event_type.topic for event_type in bus.event_registry.all()),
@@ -143,10 +150,11 @@ def _parse_report(name: str, report: Mapping[str, Any]) -> ProcessReport:
     return ProcessReport(name, report["versions"], report["settings"], float(report["clock_ahead_s"]))
 
 
-def _read_depths(bus: BusRuntime, subscriptions: list[Subscription]) -> dict[str, int]:
-    queues = {PUBLISH_QUEUE} | {subscription.queue for subscription in subscriptions} | _existing_queues(bus)
+def _read_queues(bus: BusRuntime, subscriptions: list[Subscription]) -> tuple[dict[str, int], dict[str, float]]:
+    queues = sorted({PUBLISH_QUEUE, *(subscription.queue for subscription in subscriptions), *_existing_queues(bus)})
     with bus.app.connection_for_read() as connection:
-        return {queue: queue_depth(bus, connection, queue) for queue in sorted(queues)}
+        depths = queue_depths(bus, connection, queues)
+        return depths, queue_lags(bus, connection, [queue for queue in queues if depths[queue]])
 
 
 def _existing_queues(bus: BusRuntime) -> set[str]:
