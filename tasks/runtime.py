@@ -187,7 +187,13 @@ class BusRuntime:
 
     @property
     def broker_url(self) -> str:
-        """The broker's URL as kombu's own transports read it; empty if none is configured. Raises NotConfigured."""
+        """The broker's URL as kombu's own transports read it; empty if none is configured.
+
+        Raises:
+            UsageError: a setting is invalid.
+            NotConfigured: the address cannot be used.
+        """
+        _ = self.settings  # raises what Celery drops while it configures the app, which then has no address
         with self._making:  # another thread may be loading the app's configuration
             url = self.app.conf.broker_write_url
         return without_transport_prefix(check_broker_address(joined(url)))

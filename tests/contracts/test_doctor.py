@@ -298,6 +298,36 @@ def test_a_replica_is_found_before_anything_is_asked_of_it(tmp_path, monkeypatch
     assert [each["code"] for each in json.loads(shown.stdout)] == ["replica"], shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PETIOLE_TICK_INTERVAL_S", "abc"),
+        ("PETIOLE_METRICS_NAMESPACE", "my-app"),
+        ("PETIOLE_REDACT", "x:y"),
+        ("PETIOLE_POLICY", "/nonexistent"),
+        ("PETIOLE_SIGNING_KEYS", "/nonexistent"),
+    ],
+)
+def test_a_setting_with_which_nothing_can_be_published_is_named(node, variable, value):
+    node.environment[variable] = value
+
+    shown = node.start("petiole.workers.cli", "doctor")
+
+    assert shown.wait(60) == 1
+    assert node.logs().startswith("configuration: ")
+    assert variable in node.logs()
+
+
+def test_a_command_names_the_setting_that_cannot_be_used_and_not_the_broker(node):
+    node.environment["PETIOLE_TICK_INTERVAL_S"] = "abc"
+
+    shown = node.start("petiole.workers.cli", "agents")
+
+    assert shown.wait(60) == 1
+    assert "PETIOLE_TICK_INTERVAL_S is 'abc'" in node.logs()
+    assert "broker" not in node.logs()
+
+
 def a_healthy_system() -> SystemFacts:
     report = worker_report.build_report(a_bus("redis://127.0.0.1:1/0"))
     here = ProcessReport("here", report["versions"], report["settings"], 0.0)  # type: ignore[arg-type]

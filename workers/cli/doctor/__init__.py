@@ -38,6 +38,7 @@ def _examine() -> list[Diagnosis]:
     try:
         bus = connected_app()
         load_types(bus)
+        _ = bus.redactor, bus.trust  # both raise if their settings cannot be used: nothing could be published
         if reason := find_server_problem(bus):
             return _examine_servers(bus) or [_unreachable(reason)]
     except PetioleError as error:
