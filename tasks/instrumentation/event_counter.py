@@ -20,9 +20,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 
 from celery.signals import worker_process_shutdown
-from redis.exceptions import RedisError
 
-from petiole.events.errors import PetioleError
 from petiole.tasks.instrumentation import EventPublished, PublishFailed, Record
 from petiole.tasks.instrumentation.worker_records import (
     DeliveryDeadLettered,
@@ -51,6 +49,9 @@ ABOVE = "inf"
 _STORE_RETRY_INTERVAL_S = 1.0
 _MAX_UNWRITTEN = 10_000
 """How many different counts a process keeps while the store is unavailable."""
+
+_MAX_AMOUNT = 1e15
+"""A greater amount is dropped, as is one that is negative or NaN: the store would refuse it, and all beside it."""
 
 _OUTCOMES: Mapping[type[DeliveryRecord], str] = {
     DeliveryRetrying: "retried",
@@ -104,7 +105,7 @@ class EventCounter:
                 return True
             try:
                 self._write(amounts)
-            except (RedisError, PetioleError) as error:
+            except Exception as error:  # noqa: BLE001 - logged; the thread that writes must not end
                 self._keep(amounts, error)
                 return False
             self._is_failing = False
@@ -118,6 +119,8 @@ class EventCounter:
         self._unwritten = {}
 
     def _add(self, count: EventCount, amount: float) -> None:
+        if not 0 <= amount <= _MAX_AMOUNT:  # a model's answer may say anything, also NaN
+            return
         if count not in self._unwritten and len(self._unwritten) >= _MAX_UNWRITTEN:
             count = count._replace(
                 event_type=count.event_type and OTHER,

@@ -59,5 +59,5 @@ class MetricCounts:
 
 
 def _clean(name: str) -> str:
-    """Return a name without spaces, which separate the parts of a count's name in the store."""
-    return "_".join(name.split())[:_MAX_NAME_LENGTH]
+    """Return a name without spaces, which separate the parts of a count's name in the store, and without surrogates."""
+    return "_".join(name.split())[:_MAX_NAME_LENGTH].encode(errors="replace").decode()

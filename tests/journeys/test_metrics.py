@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import urllib.request
 from collections import Counter
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from petiole.events.errors import PetioleError
 from petiole.tasks import Agent, EventBus, RateLimit, RetryPolicy
 from petiole.tasks.instrumentation import EventPublished, HandlerRan, ModelUsed
+from petiole.tasks.instrumentation.event_counter import EventCounter
 from petiole.tasks.operations.metrics import collect_metrics
 from petiole.tasks.operations.prometheus import render_metrics
 from petiole.tasks.settings import Settings
@@ -286,6 +288,46 @@ def test_tokens_and_cost_are_counted_by_model_of_which_two_hundred_have_labels_o
     assert page["janus_model_cost_usd_total", "model_0"] == 0.25
     assert page["janus_model_cost_usd_total", "other"] == 50 * 0.25
     assert sum(key[0] == "janus_model_cost_usd_total" for key in page) == MAX_NAMES + 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"cost_usd": math.nan},
+        {"cost_usd": math.inf},
+        {"cost_usd": -1.0},
+        {"input_tokens": 10**400},
+        {"model": "m\ud800"},
+        {"model": "m\0x"},
+    ],
+    ids=["nan", "inf", "negative", "huge", "surrogate", "nul"],
+)
+def test_an_amount_or_a_name_that_cannot_be_counted_stops_no_other_count(bus, bad):
+    usage = {"model": "m", "input_tokens": 1, "output_tokens": 2}
+    bus.instrumentation.emit(ModelUsed(**usage | bad))
+    page_when(bus, lambda page: any(key[:2] == ("janus_model_tokens_total", "output") for key in page))
+
+    bus.instrumentation.emit(ModelUsed(model="other model", input_tokens=1, output_tokens=3))
+
+    page = page_when(bus, lambda page: ("janus_model_tokens_total", "output", "other_model") in page)
+    assert page["janus_model_tokens_total", "output", "other_model"] == 3
+    assert all(0 <= value < 100 for value in page.values())
+
+
+def test_the_counter_goes_on_after_an_error_of_any_kind(eventually, caplog):
+    written: list[float] = []
+
+    def write(amounts):
+        if not written:
+            written.append(0)
+            raise RuntimeError("unforeseen")
+        written.extend(amounts.values())
+
+    counter = EventCounter(write, lambda: None)
+    counter(ModelUsed(model="m", input_tokens=1, output_tokens=2))
+
+    eventually(lambda: written == [0, 1, 2], 10)
+    assert "event_counts.write_failed" in caplog.text
 
 
 def test_without_the_setting_nothing_is_counted_and_no_record_is_built():
