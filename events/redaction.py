@@ -4,7 +4,7 @@ PETIOLE_REDACT names a function `(text, name) -> str`: it gets each text with th
 returns what may be kept. `redact_secrets` is the default. It finds
 
     by field name      password, passphrase, secret, api_key, access_token, private_key, card_number, cvv and the like
-    by what precedes   "my password is …", "api key: …", "token=…", "PIN is 1234", "Authorization: Bearer …"
+    by what precedes   "my password is …", "DB_PASSWORD=…", "api key: …", "PIN is 1234", "Authorization: Bearer …"
     by form            keys of known services, JSON Web Tokens, private keys in PEM, passwords in URLs, card numbers
 
 and nothing else: no secret in other words or in another language than English, no name, e-mail, address or telephone
@@ -47,13 +47,15 @@ _TOKEN = re.compile(r"\S{12,}")
 """A field `token` may have a word of a language model; a credential is longer and has no space."""
 
 # Repeats are bounded where a search could begin at every character: a stranger's text must take no long time.
-_VALUE = r"""(?:"(?P<quoted>[^"]+)"|["'`]?(?P<value>[^\s"'`,;]+))"""
+_QUOTED = r""""(?P<quoted>[^"]+)"|'(?P<single>[^'\n]{1,500})'|`(?P<ticked>[^`\n]{1,500})`"""
+_VALUE = rf"""(?:{_QUOTED}|["'`]?(?P<value>[^\s"'`,;]+))"""
 _KEY = "(?:secret|token|(?:api|access|secret|private)[ _-]?key)"
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"\b(?:pass[ -]?(?:word|phrase|code)|passwd|pwd)\b[\"']?\s*(?:is|was|:|=)+\s*{_VALUE}",
-        rf"""(?:\b|_){_KEY}\b["']?\s*[:=]+\s*["'`]?(?P<value>[^\s"'`,;]{{6,}})""",
+        # Names of variables come before: DB_PASSWORD, PGPASSWORD, clientSecret.
+        rf"p(?:ass[ -]?(?:word|phrase|code)|asswd|wd)\b[\"']?\s*(?:is|was|:|=)+\s*{_VALUE}",
+        rf"""{_KEY}\b["']?\s*[:=]+\s*["'`]?(?P<value>[^\s"'`,;]{{6,}})""",
         rf"""\b{_KEY}\s+is\s+["'`]?(?P<value>(?=[^\s"'`,;]*\d)[^\s"'`,;]{{8,}})""",
         r"\b(?:pin|cvv|cvc)(?:\s+(?:code|number))?\s*(?:is|:|=)\s*(?P<value>\d{3,8})\b",
         r"\b(?:bearer|basic)\s+(?P<value>[A-Za-z0-9._~+/=-]{16,})",
@@ -117,7 +119,7 @@ def _may_change(value: object, name: str) -> bool:
 
 
 def _replace_value(match: re.Match[str]) -> str:
-    start, end = match.span("quoted" if match.groupdict().get("quoted") else "value")
+    start, end = match.span(match.lastgroup or "value")
     whole, offset = match.group(), match.start()
     return f"{whole[: start - offset]}{REDACTED}{whole[end - offset :]}"
 

@@ -17,6 +17,18 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIB\n-----END RSA PRIVATE KEY-----"
         ("my password is hunter2", "my password is [redacted]"),
         ('the passphrase: "correct horse" opens it', 'the passphrase: "[redacted]" opens it'),
         ("PASSWORD=hunter2, please", "PASSWORD=[redacted], please"),
+        ("DB_PASSWORD=hunter2", "DB_PASSWORD=[redacted]"),
+        ("POSTGRES_PASSWORD: hunter3", "POSTGRES_PASSWORD: [redacted]"),
+        ("MYSQL_PWD=hunter4", "MYSQL_PWD=[redacted]"),
+        ("my_password=hunter5", "my_password=[redacted]"),
+        ("db2-password=hunter6", "db2-password=[redacted]"),
+        ("PGPASSWORD=hunter7", "PGPASSWORD=[redacted]"),
+        ("dbPassword: hunter8", "dbPassword: [redacted]"),
+        ("password: 'open sesame now'", "password: '[redacted]'"),
+        ("password is `open sesame`", "password is `[redacted]`"),
+        ("clientSecret=abc123def", "clientSecret=[redacted]"),
+        ("it's password is don't, isn't it", "it's password is [redacted]'t, isn't it"),
+        ("password='open\nsesame", "password='[redacted]\nsesame"),
         ("use api key: abc123def", "use api key: [redacted]"),
         ("MY_API_KEY=abc123def", "MY_API_KEY=[redacted]"),
         ("the token is a1b2c3d4e5", "the token is [redacted]"),
@@ -85,7 +97,10 @@ def test_a_text_of_encoded_bytes_is_not_searched():
 
 @pytest.mark.parametrize(
     "part",
-    ["a.", "a-://", "://a:", "eyJaaaaaaaa-", "eyJaaaaaaaa.eyJ", "-----BEGIN ", "password ", "token: ", "4 ", "is "],
+    [
+        *("a.", "a-://", "://a:", "eyJaaaaaaaa-", "eyJaaaaaaaa.eyJ", "-----BEGIN ", "password ", "token: ", "4 "),
+        *("is ", "password='", "password=`a ", "a_password", "password=", "secret='", "_token_token", "pwd_", "a_"),
+    ],
 )
 def test_no_text_of_a_stranger_takes_long(part):
     text = (f"password://{part}" + part * MAX_SCANNED_LENGTH)[:MAX_SCANNED_LENGTH]
