@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NoReturn
 
@@ -141,8 +141,15 @@ def _deliver(delivery: Delivery) -> Outcome:
 def _emit_finished(delivery: Delivery, event: Event, outcome: Outcome) -> None:
     attempt = delivery.attempt
     if attempt.bus.instrumentation.wants(DeliveryFinished):
-        age_s = max(0.0, (attempt.bus.now() - event.timestamp).total_seconds())
+        age_s = max(0.0, (attempt.bus.now() - _published_at(attempt, event)).total_seconds())
         attempt.emit(DeliveryFinished, outcome=str(outcome), age_s=age_s)
+
+
+def _published_at(attempt: DeliveryAttempt, event: Event) -> datetime:
+    """Return when the event was published, or its delivery replayed; else when the event was made."""
+    if attempt.entry is not None and attempt.entry.published_ms:
+        return datetime.fromtimestamp(attempt.entry.published_ms / 1_000, UTC)
+    return datetime.fromisoformat(attempt.replayed_at) if attempt.replayed_at else event.timestamp
 
 
 def _trace_attempt(delivery: Delivery, event: Event) -> AbstractContextManager[object]:

@@ -20,7 +20,7 @@ from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import CannotReplay
 from petiole.events.event import MAX_PRIORITY, MIN_PRIORITY
 from petiole.events.ids import letter_delivery_id
-from petiole.tasks.broker.topology import broker_priority, broker_queue
+from petiole.tasks.broker.topology import DUE_HEADER, broker_priority, broker_queue
 from petiole.tasks.stores.blobs import DATAREF, build_blob
 from petiole.tasks.stores.dead_letters import ReplayStart
 from petiole.tasks.stores.deliveries import DEAD_LETTER_HEADER, REPLAY_HEADER, QueueEntry, queue_list
@@ -91,7 +91,7 @@ def send_replay(bus: BusRuntime, replay: LetterReplay, producer: ConfirmingProdu
         task_id=replay.delivery_id,
         queue=broker_queue(letter.queue, priority, bus.driver),
         priority=broker_priority(priority, bus.driver),
-        headers=replay.headers,
+        headers={**replay.headers, DUE_HEADER: bus.now().isoformat()},
         ignore_result=True,
         argsrepr=_displayed_arguments(letter),
         kwargsrepr="",

@@ -32,7 +32,7 @@ from petiole.events.event import Event
 from petiole.events.ids import StreamId, replayed_delivery_id
 from petiole.events.subscriptions import Subscription
 from petiole.events.topics import TopicTrie
-from petiole.tasks.broker.topology import broker_priority, queue_declaration
+from petiole.tasks.broker.topology import DUE_HEADER, broker_priority, queue_declaration
 from petiole.tasks.handling.current import current_bus
 from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
@@ -153,7 +153,7 @@ def _send(events: ReplayEvents, recorded: RecordedEvent, event: Event, replay_id
         queue=queue_declaration(subscription.queue, events.bus.driver),  # type: ignore[arg-type]  # as Celery takes
         serializer="json",
         priority=broker_priority(event.priority, events.bus.driver),
-        headers={REPLAY_HEADER: replay_id},
+        headers={REPLAY_HEADER: replay_id, DUE_HEADER: events.bus.now().isoformat()},
         producer=producer,
         ignore_result=True,
         argsrepr=event.event_type,

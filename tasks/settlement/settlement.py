@@ -29,7 +29,7 @@ from petiole.events.dead_letter import FailedAttempt
 from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable
 from petiole.events.texts import error_text, safe_text
 from petiole.tasks.broker.messages import replay_number
-from petiole.tasks.broker.topology import RABBITMQ
+from petiole.tasks.broker.topology import DUE_HEADER, RABBITMQ
 from petiole.tasks.instrumentation import (
     DeliveryLeaseLost,
     DeliveryRecord,
@@ -96,6 +96,7 @@ class DeliveryAttempt:
     message_group: str | None = None
     replay_id: str | None = None
     letter_id: str | None = None
+    replayed_at: str | None = None
     lease: Lease | None = None
     entry: QueueEntry | None = None
     fetched_at: float = 0.0
@@ -159,6 +160,7 @@ def build_attempt(bus: BusRuntime, request: Any, *, task: str, queue: str, docum
         message_group=request.get(MESSAGE_GROUP_HEADER),
         replay_id=request.get(REPLAY_HEADER),
         letter_id=request.get(DEAD_LETTER_HEADER),
+        replayed_at=request.get(DUE_HEADER) if request.get(REPLAY_HEADER) else None,
         lease=Lease(tag, consumer, is_entry=bool(entry)) if consumer and tag else None,
         entry=QueueEntry.parse(entry.encode()) if entry else None,
         fetched_at=request.get(FETCHED_HEADER) or 0.0,

@@ -84,6 +84,11 @@ class QueueEntry:
         """Whether the event stands in the entry, also while a worker has the entry without its body."""
         return not self.reference or "body" in self.options
 
+    @property
+    def published_ms(self) -> int:
+        """When the event was published, or the delivery replayed, in ms since 1970; 0 if the entry does not tell."""
+        return int(self.reference.partition("/")[2].partition("-")[0] or self.options.get("due") or 0)
+
     def with_own_event(self, text: str) -> QueueEntry:
         """Return the entry with an event that the history has otherwise: without its secrets."""
         return replace(self, options={**self.options, "body": 1}, body=text.encode())
@@ -172,7 +177,7 @@ def _waits_since(text: str) -> datetime | None:
     """Return when a delivery was due again, or when its event was published; None for anything else."""
     try:
         entry = QueueEntry.parse(text.encode())
-        since_ms = entry.options.get("due") or entry.reference.partition("/")[2].partition("-")[0]
+        since_ms = entry.options.get("due") or entry.published_ms
         return datetime.fromtimestamp(int(since_ms) / 1_000, UTC) if since_ms else None
     except ValueError:
         return None

@@ -6,6 +6,7 @@ import math
 import time
 import urllib.request
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from celery import Celery
@@ -122,6 +123,21 @@ def handle(event: Event) -> None:
 """
 
 
+FAILING_ONCE = """
+import pathlib
+from petiole.events import Event
+from petiole.tasks import Agent, RetryPolicy
+
+agent = Agent("one")
+
+@agent.on("input.*", retry=RetryPolicy(max_attempts=1))
+def handle(event: Event) -> None:
+    if event.content.text == "first" and not pathlib.Path("failed").exists():
+        pathlib.Path("failed").touch()
+        raise ValueError("not yet")
+"""
+
+
 def test_the_wait_for_a_retry_does_not_count_as_lag_of_the_queue(node, inside, eventually, a_message):
     bus = a_bus(node.environment["PETIOLE_BROKER_URL"])
     node.environment.update({"PETIOLE_AGENTS": "agent_one", "ATTEMPTS": "2"})
@@ -155,6 +171,30 @@ def test_a_replayed_delivery_lags_by_its_age_since_the_replay(node, inside, even
     lag_s = samples(render_metrics(bus))["petiole_queue_lag_seconds", "one"]
     assert 0 <= lag_s <= (bus.now() - began).total_seconds()
     eventually(lambda: samples(render_metrics(bus))["petiole_queue_lag_seconds", "one"] > lag_s, 10, node.logs)
+
+
+def test_critical_time_begins_with_the_publish_or_the_replay_of_an_event_and_not_when_it_was_made(
+    node, eventually, a_message
+):
+    """The event was made an hour ago, as one of `publish.delay` that is due after an hour, or an old dead letter."""
+    bus = a_bus(node.environment["PETIOLE_BROKER_URL"])
+    node.environment.update({"PETIOLE_AGENTS": "agent_one", "PETIOLE_METRICS": "true"})
+    node.module("agent_one", FAILING_ONCE)
+    node.worker("only")
+    made_at = bus.now() - timedelta(hours=1)
+
+    def critical(figure):
+        return samples(render_metrics(bus)).get((f"petiole_event_critical_seconds_{figure}", "one.handle"), 0)
+
+    bus.publish(a_message("first", timestamp=made_at))
+    bus.publish(a_message("second", timestamp=made_at))
+    eventually(lambda: critical("count") == 1, 30, node.logs)
+    node.command("dead-letters", "replay", "--all")
+    eventually(lambda: critical("count") == 2, 30, node.logs)
+    node.command("replay", "one.handle", "--pattern", "input.*")
+    eventually(lambda: critical("count") == 4, 30, node.logs)
+
+    assert 0 <= critical("sum") < 600
 
 
 @pytest.fixture
