@@ -28,8 +28,10 @@ TOPIC, VERSION = "x-petiole-topic", "x-petiole-version"
 IS_STRICT, OLDEST_VERSION = "x-petiole-strict", "x-petiole-oldest-version"
 
 _TEXTS = {"title", "description"}
-_NAMED = {"properties", "patternProperties"}
+NAMED = {"properties", "patternProperties"}
 """Keywords whose members are names that somebody chose, and not keywords."""
+_SETS = {"required", "enum"}
+"""Keywords with a list whose order means nothing."""
 
 
 def schema_of(event_type: EventType, registry: EventRegistry) -> dict[str, Any]:
@@ -77,7 +79,10 @@ def fingerprints_of_own_types(registry: EventRegistry) -> dict[str, str]:
 
 
 def _canonical(schema: Schema) -> list[Any]:
-    """Return a schema without texts and without the names of classes: its definitions are numbered as they are met."""
+    """Return a schema without texts and without the names of classes and the order of fields.
+
+    Its definitions are numbered as they are met, in the order of the names.
+    """
     definitions = schema.get("$defs", {})
     names: list[str] = []
     parts = [_canonical_part({key: value for key, value in schema.items() if key != "$defs"}, names)]
@@ -95,10 +100,12 @@ def _canonical_part(schema: Any, names: list[str]) -> Any:
             return {"$ref": names.index(name)}
         case dict():
             return {
-                key: {name: _canonical_part(member, names) for name, member in value.items()}
-                if key in _NAMED and isinstance(value, dict)
+                key: {name: _canonical_part(member, names) for name, member in sorted(value.items())}
+                if key in NAMED and isinstance(value, dict)
+                else sorted(value, key=json.dumps)
+                if key in _SETS and isinstance(value, list)
                 else _canonical_part(value, names)
-                for key, value in schema.items()
+                for key, value in sorted(schema.items())
                 if key not in _TEXTS
             }
         case list():

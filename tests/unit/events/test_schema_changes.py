@@ -206,6 +206,25 @@ def test_a_field_called_title_is_part_of_the_fingerprint():
     )
 
 
+def test_fields_in_another_order_are_the_same_schema():
+    class Sender(Content):
+        name: str
+
+    class Parcel(Content):
+        weight: int
+
+    fields: dict[str, Any] = {"sender": (Sender, ...), "parcel": (Parcel, ...), "size": (Literal["s", "m"], ...)}
+    reordered = {"size": (Literal["m", "s"], ...), "parcel": fields["parcel"], "sender": fields["sender"]}
+    swapped = {**fields, "sender": (Parcel, ...), "parcel": (Sender, ...)}
+
+    one, same, other = (
+        fingerprints_of_own_types(a_registry(create_model("Order", __base__=Content, **each)))["order.placed"]
+        for each in (fields, reordered, swapped)
+    )
+
+    assert one == same != other
+
+
 def test_every_breaking_change_says_what_to_do():
     kinds = ("older events", "older processes", "publishers")
 
