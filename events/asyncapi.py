@@ -20,6 +20,7 @@ from pydantic.json_schema import models_json_schema
 
 from petiole.events.event import OpenEvent
 from petiole.events.registry import EventType
+from petiole.events.schemas import NAMED
 from petiole.events.subscriptions import Subscription
 from petiole.events.topics import TopicTrie
 
@@ -139,7 +140,12 @@ def _to_asyncapi(schema: Any) -> Any:
     """Convert JSON Schema to AsyncAPI's dialect: `discriminator` is another keyword there, and tuples are `items`."""
     match schema:
         case dict():
-            converted = {key: _to_asyncapi(value) for key, value in schema.items()}
+            converted = {
+                key: {name: _to_asyncapi(member) for name, member in value.items()}
+                if key in NAMED and isinstance(value, dict)
+                else _to_asyncapi(value)
+                for key, value in schema.items()
+            }
             if isinstance(converted.get("discriminator"), dict):
                 del converted["discriminator"]
             if "prefixItems" in converted:

@@ -113,6 +113,21 @@ def test_every_reference_of_the_document_has_a_target():
             target = target[part]
 
 
+def test_fields_that_are_called_like_keywords_stay_in_the_document():
+    registry = EventRegistry()
+    registry.declare("custom.odd", {"discriminator": dict, "prefixItems": list[str], "pair": tuple[int, str]})
+
+    document = build_asyncapi(SystemInfo("Shop", "7"), registry.custom(), [])
+
+    (fields,) = [
+        schema["properties"]
+        for schema in document["components"]["schemas"].values()
+        if "prefixItems" in schema.get("properties", {})
+    ]
+    assert set(fields) == {"discriminator", "prefixItems", "pair"}
+    assert [each["type"] for each in fields["pair"]["items"]] == ["integer", "string"]
+
+
 def test_a_subscription_receives_each_type_that_one_of_its_patterns_matches():
     operations = document_of(SUBSCRIPTION)["operations"]
 
