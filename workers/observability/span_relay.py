@@ -13,6 +13,7 @@ import pickle
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -21,9 +22,13 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor, Tr
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Status
+from opentelemetry.util.types import Attributes
 
 MAX_SPAN_BYTES = 131_072
-"""The largest span that a process passes on."""
+"""The largest span that a process passes on; the texts of a larger one are shortened."""
+
+SHORTENED_LENGTH = 1_000
+"""The characters that are left of each text of a span that is too large."""
 
 SOCKET_BUFFER_BYTES = 4_194_304
 """How much may wait for the main process; the system may allow less."""
@@ -68,12 +73,19 @@ class SpanRelay(SpanProcessor):
             return
         if span.context is None or not span.context.trace_flags.sampled:
             return
+        message = _write_span(span, self._dropped)
+        if len(message) > MAX_SPAN_BYTES:
+            message = _write_span(span, self._dropped, SHORTENED_LENGTH)
+        is_sent = len(message) <= MAX_SPAN_BYTES and self._send(message)
+        self._dropped = 0 if is_sent else self._dropped + 1  # logged with the next span that finds room
+
+    def _send(self, message: bytes) -> bool:
         self._sender.settimeout(0.0 if self._dropped else SEND_TIMEOUT_S)
         try:
-            self._sender.send(_write_span(span, self._dropped))
-            self._dropped = 0
-        except OSError:  # no room, or a span that is too large; told with the next span that finds room
-            self._dropped += 1
+            self._sender.send(message)
+        except OSError:  # no room
+            return False
+        return True
 
     def shutdown(self) -> None:
         """Export what was passed on so far, and end."""
@@ -106,7 +118,7 @@ class SpanRelay(SpanProcessor):
         self._exporting.on_end(span)
 
 
-def _write_span(span: ReadableSpan, dropped: int) -> bytes:
+def _write_span(span: ReadableSpan, dropped: int, max_length: int | None = None) -> bytes:
     # Plain values, because the SDK's attributes hold a lock, which cannot be pickled.
     scope = span.instrumentation_scope
     fields = {
@@ -114,14 +126,25 @@ def _write_span(span: ReadableSpan, dropped: int) -> bytes:
         "kind": span.kind,
         "context": span.context,
         "parent": span.parent,
-        "attributes": dict(span.attributes or {}),
+        "attributes": _shorten(span.attributes, max_length),
         "start_time": span.start_time,
         "end_time": span.end_time,
     }
-    events = [(event.name, dict(event.attributes or {}), event.timestamp) for event in span.events]
-    links = [(link.context, dict(link.attributes or {})) for link in span.links]
-    status = (span.status.status_code, span.status.description)
+    events = [(event.name, _shorten(event.attributes, max_length), event.timestamp) for event in span.events]
+    links = [(link.context, _shorten(link.attributes, max_length)) for link in span.links]
+    status = (span.status.status_code, (span.status.description or "")[:max_length] or None)
     return pickle.dumps((fields, events, links, status, (scope.name, scope.version) if scope else None, dropped))
+
+
+def _shorten(attributes: Attributes, max_length: int | None) -> dict[str, object]:
+    return {
+        name: value[:max_length]
+        if isinstance(value, str)
+        else tuple(each[:max_length] if isinstance(each, str) else each for each in value)
+        if isinstance(value, Sequence)
+        else value
+        for name, value in (attributes or {}).items()
+    }
 
 
 def _read_span(message: bytes, resource: Resource) -> tuple[ReadableSpan, int]:
