@@ -55,6 +55,7 @@ from petiole.tasks.settlement.dead_lettering import cause_of
 from petiole.tasks.settlement.exits import as_failure, is_shutdown
 from petiole.tasks.settlement.outcomes import DeadLettered, Outcome
 from petiole.tasks.settlement.settlement import DeliveryAttempt, LazyDocument, build_attempt
+from petiole.tasks.settlement.waits import record_end
 from petiole.tasks.stores.blobs import DATAREF
 
 _DATAREF = f'"{DATAREF}"'.encode()
@@ -271,6 +272,7 @@ def check_deliverable(delivery: Delivery, event: Event) -> tuple[Delivery, Outco
         if delivery.bus.settings.dead_letter_expired:
             _dead_letter(delivery, event, event_expired(event.event_type, expires_at.isoformat()))
         settlement.settle(delivery.attempt)
+        record_end(delivery.attempt, "expired")
         return delivery, Outcome.EXPIRED
     limit = delivery.bus.settings.max_hops
     if event.hops > limit:
@@ -293,6 +295,7 @@ def _may_be_aborted(delivery: Delivery, event: Event) -> bool:
 def _abort(delivery: Delivery) -> Outcome:
     delivery.bus.stores.counters.add("aborted")
     settlement.settle(delivery.attempt)
+    record_end(delivery.attempt, "aborted")
     return Outcome.ABORTED
 
 

@@ -2,8 +2,8 @@
 
 Routes are those of the current subscriptions. An open delivery is read where it stands, with its failed attempts, and
 so is a dead letter. Of a delivery that was handled, the events are known that its handler published, because their ids
-derive from the delivery's, and with them when the handler began. Waits between attempts are recorded
-(tasks/stores/delivery_waits.py).
+derive from the delivery's, and with them when the handler began. Waits between attempts are recorded, and the ends of
+deliveries that were not handled (tasks/stores/delivery_waits.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from petiole.events.errors import UsageError
 from petiole.events.ids import emitted_event_id
 from petiole.events.registry import UNREADABLE_HERE
 from petiole.tasks.settlement.settlement import read_attempts
-from petiole.tasks.stores.delivery_waits import MAX_WAITS, DeliveryWait, WaitReason
+from petiole.tasks.stores.delivery_waits import MAX_WAITS, DeliveryEnd, DeliveryWait, WaitReason
 
 if TYPE_CHECKING:
     from petiole.events.event import Event
@@ -30,7 +30,18 @@ if TYPE_CHECKING:
     from petiole.tasks.stores.open_deliveries import OpenDelivery
 
 DeliveryState = Literal[
-    "queued", "leased", "retrying", "deferred", "grouped", "parked", "handled", "ended", "dead_lettered", "unknown"
+    "queued",
+    "leased",
+    "retrying",
+    "deferred",
+    "grouped",
+    "parked",
+    "handled",
+    "expired",
+    "aborted",
+    "ended",
+    "dead_lettered",
+    "unknown",
 ]
 """What came of a delivery.
 
@@ -40,9 +51,11 @@ DeliveryState = Literal[
     deferred        it was put off without using an attempt, to `due_ms`
     grouped         it waits for earlier deliveries of its message group
     parked          it waits for a worker that has its handler or event type
-    handled         its handler ended, and published `events`, or the inbox has it
-    ended           it is nowhere: its handler ended without publishing, or it expired or was aborted or removed
-    dead_lettered   it was given up; `letter` is the state of its dead letter
+    handled         its handler ended, and published `events`
+    expired         its event had expired before its handler ran
+    aborted         its flow was aborted for its agent, or cancelled
+    ended           it was handled, or its queue, which drops the oldest deliveries when it is full, dropped it
+    dead_lettered   it was given up; `letter` is the state of its dead letter, if that has not been deleted
     unknown         the broker does not show what waits in its queues
 """
 
@@ -65,7 +78,7 @@ class TracedDelivery:
     waits: tuple[DeliveryWait, ...] = ()
 
 
-PhaseKind = Literal["queue", "handler"] | WaitReason
+PhaseKind = Literal["queue", "handler"] | WaitReason | DeliveryEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +140,12 @@ def trace_deliveries(bus: BusRuntime, flow: Sequence[RecordedEvent]) -> dict[str
 
 
 def _add_waits(delivery: TracedDelivery, waits: tuple[DeliveryWait, ...]) -> TracedDelivery:
-    """Add the waits of a delivery; of one that was handled, they tell its failed attempts, too."""
+    """Add the waits of a delivery, its end if that was recorded, and the failed attempts of one that is not open."""
+    match waits:
+        case (*_, DeliveryWait(reason="expired" | "aborted" | "dead_lettered" as end, at_ms=at_ms)):
+            waits = waits[:-1]
+            if delivery.state in {"handled", "ended", "unknown"} and not delivery.events:
+                delivery = replace(delivery, state=end, ended_at_ms=at_ms)
     if delivery.attempts or not waits:
         return replace(delivery, waits=waits)
     attempts = (
@@ -207,7 +225,10 @@ def _trace(
         return TracedDelivery(
             name, delivery_id, "handled", events=len(events), ended_at_ms=ended_at_ms, began_ms=began_ms
         )
-    return TracedDelivery(name, delivery_id, "ended") if bus.publishes_atomically else _trace_message(bus, route)
+    if not bus.publishes_atomically:
+        return _trace_message(bus, route)
+    may_be_dropped = route.subscription.capacity is not None and route.subscription.overflow == "drop_oldest"
+    return TracedDelivery(name, delivery_id, "ended" if may_be_dropped else "handled")
 
 
 def _trace_open(name: str, delivery_id: str, delivery: OpenDelivery) -> TracedDelivery:

@@ -35,7 +35,7 @@ from petiole.tasks.settlement.settlement import (
     commit_when_reachable,
     requeue,
 )
-from petiole.tasks.settlement.waits import record_wait
+from petiole.tasks.settlement.waits import record_end, record_wait
 from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.deliveries import DEAD_LETTER_HEADER, MESSAGE_GROUP_HEADER, REPLAY_HEADER
 
@@ -115,6 +115,7 @@ def _dead_letter(
             message_group=attempt.message_group,
         )
         dead_letter(attempt.bus, letter, event=event, settlement=attempt.settlement, is_published=is_published)
+        record_end(attempt, "dead_lettered")  # its letter may be deleted before its event
     except LeaseLost as lost:
         attempt.emit(DeliveryLeaseLost, error=error_text(lost))
     except OUTAGES as outage:

@@ -1,4 +1,4 @@
-"""Waits: record why a delivery waits for another attempt, so that a trace can tell it afterwards."""
+"""Waits: record why a delivery waits for another attempt, or how it ended if it was not handled, for later traces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from petiole.events.errors import RateLimitExceeded, RetryLater, ServiceUnavailable, error_type_of
 from petiole.events.texts import error_text, safe_text
-from petiole.tasks.stores.delivery_waits import DeliveryWait, WaitReason
+from petiole.tasks.stores.delivery_waits import DeliveryEnd, DeliveryWait, WaitReason
 
 if TYPE_CHECKING:
     from petiole.tasks.settlement.settlement import DeliveryAttempt
@@ -31,6 +31,16 @@ def record_wait(attempt: DeliveryAttempt, error: Exception, due: datetime) -> No
         error_type=error_type_of(error),
         error=safe_text(error_text(error), MAX_ERROR_LENGTH),
     )
+    _record(attempt, wait)
+
+
+def record_end(attempt: DeliveryAttempt, end: DeliveryEnd) -> None:
+    """Record how a delivery ended that was not handled. Raises nothing, as `record_wait`."""
+    now_ms = _epoch_ms(attempt.bus.now())
+    _record(attempt, DeliveryWait(reason=end, at_ms=now_ms, due_ms=now_ms, worker=attempt.worker))
+
+
+def _record(attempt: DeliveryAttempt, wait: DeliveryWait) -> None:
     try:
         attempt.bus.stores.delivery_waits.add(attempt.delivery_id, wait)
     except RedisError as failure:

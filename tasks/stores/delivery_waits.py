@@ -1,5 +1,7 @@
 """Delivery waits: why each delivery waited for another attempt, and for how long, for whoever traces it later.
 
+The end of a delivery that was not handled is kept as its last wait.
+
 Promise: nothing depends on a wait that could not be recorded. A delivery keeps its last MAX_WAITS waits, as long as the
 history keeps its event. Waits for the same thing, one after another, are kept as one, because a breaker that is open
 for hours defers every delivery many times.
@@ -28,11 +30,15 @@ WaitReason: TypeAlias = Literal["retry", "breaker", "budget", "deferred"]
 """
 
 
+DeliveryEnd: TypeAlias = Literal["expired", "aborted", "dead_lettered"]
+"""How a delivery ended that was not handled."""
+
+
 class DeliveryWait(BaseModel):
-    """A wait between two attempts. Times are in ms since 1970, by the server's clock.
+    """A wait between two attempts, or an end. Times are in ms since 1970, by the server's clock.
 
     Attributes:
-        reason: why it waited.
+        reason: why it waited, or how it ended.
         began_ms: when the attempt before began; None if that is unknown.
         at_ms: when that attempt ended.
         due_ms: when the next attempt was due; of several waits, after the last.
@@ -45,7 +51,7 @@ class DeliveryWait(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    reason: WaitReason
+    reason: WaitReason | DeliveryEnd
     began_ms: int | None = None
     at_ms: int
     due_ms: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 
 from redis.exceptions import RedisError
 
@@ -11,6 +12,7 @@ from petiole.events import TextMessageEvent
 from petiole.events.subscriptions import Subscription
 from petiole.tasks import Agent, RetryPolicy
 from petiole.tasks.instrumentation import OperationFailed
+from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.testing import EventTestHarness
 from tests.support.apps import a_bus, subscribe
 
@@ -89,7 +91,7 @@ def test_a_trace_tells_who_got_each_event_what_failed_and_how_it_stands(node, cl
     assert states == {
         "absent.watch": "queued",
         "shop.charge": "dead_lettered",
-        "shop.count": "ended",
+        "shop.count": "handled",
         "shop.pack": "handled",
         "shop.sell": "handled",
         "shop.weigh": "retrying",
@@ -124,6 +126,65 @@ def test_a_trace_tells_who_got_each_event_what_failed_and_how_it_stands(node, cl
     assert any(line.endswith("ValueError: the scale is broken") for line in lines)
 
 
+ENDS = r"""
+from petiole.events import Event
+from petiole.tasks import Agent, RetryPolicy
+
+shop = Agent("shop")
+
+@shop.on("input.message.received", expires=60)
+def hurry(event: Event) -> None:
+    pass
+
+@shop.on("input.message.received", retry=RetryPolicy(max_attempts=1))
+def drop(event: Event) -> None:
+    raise ValueError("broken")
+
+@shop.on("input.message.received")
+def count(event: Event) -> None:
+    pass
+"""
+
+
+def test_a_trace_tells_what_expired_from_what_was_handled_also_if_the_dead_letter_is_gone(
+    node, clean_broker_url, a_message, eventually
+):
+    node.module("shop", ENDS)
+    node.environment["PETIOLE_AGENTS"] = "shop"
+    bus = a_bus(clean_broker_url)
+    node.worker("shop")
+    message = a_message("a pear", stream_id="sale", timestamp=datetime.now(UTC) - timedelta(hours=1))
+    bus.publish(message)
+    eventually(lambda: bus.stores.dead_letters.count() == 1, 20, node.logs)
+    node.command("dead-letters", "discard", "--all", "--yes")
+
+    def states():
+        rows = json.loads(node.command("trace", message.event_id, "--json"))
+        (received,) = [row for row in rows if row["event"]["event_type"] == "input.message.received"]
+        return {each["subscription"]: each["state"] for each in received["deliveries"]}
+
+    expected = {"shop.count": "handled", "shop.drop": "dead_lettered", "shop.hurry": "expired"}
+    eventually(lambda: states() == expected, 30, lambda: str(states()))
+
+
+def test_an_aborted_delivery_is_traced_as_aborted(node, clean_broker_url, a_message, eventually):
+    node.module("shop", ENDS)
+    node.environment["PETIOLE_AGENTS"] = "shop"
+    bus = a_bus(clean_broker_url)
+    subscribe(bus, Subscription(agent="shop", function="count", patterns=("input.message.received",)))
+    message = a_message("a pear", stream_id="sale")
+    bus.publish(message)
+    cancel_flow(message.event_id, bus=bus)
+    node.worker("shop")
+
+    def states():
+        rows = json.loads(node.command("trace", message.event_id, "--json"))
+        deliveries = [each for row in rows for each in row["deliveries"]]
+        return {each["state"] for each in deliveries if each["subscription"] == "shop.count"}
+
+    eventually(lambda: "aborted" in states(), 30, lambda: str(states()))
+
+
 def test_a_wait_that_cannot_be_recorded_is_reported_and_the_delivery_is_retried_all_the_same(a_message, monkeypatch):
     runs: list[str] = []
     records: list[object] = []
@@ -142,7 +203,7 @@ def test_a_wait_that_cannot_be_recorded_is_reported_and_the_delivery_is_retried_
         harness.expect_dead_letter()
 
     assert len(runs) == 2
-    assert [each.operation for each in records if isinstance(each, OperationFailed)] == ["wait.record_failed"]
+    assert {each.operation for each in records if isinstance(each, OperationFailed)} == {"wait.record_failed"}
 
 
 def refuse(*_: object) -> None:
