@@ -1,9 +1,10 @@
 """Delivery trace: for each event of a flow, who got it, and what came of each delivery.
 
-Routes are those of the current subscriptions. An open delivery is read where it stands, with its failed attempts, and
-so is a dead letter. Of a delivery that was handled, the events are known that its handler published, because their ids
-derive from the delivery's, and with them when the handler began. Waits between attempts are recorded, and the ends of
-deliveries that were not handled (tasks/stores/delivery_waits.py).
+Routes are those of the current subscriptions that were announced before the event; of a later one a delivery is shown
+if anything is known of it. An open delivery is read where it stands, with its failed attempts, and so is a dead letter.
+Of a delivery that was handled, the events are known that its handler published, because their ids derive from the
+delivery's, and with them when the handler began. Waits between attempts are recorded, and the ends of deliveries that
+were not handled (tasks/stores/delivery_waits.py).
 """
 
 from __future__ import annotations
@@ -130,13 +131,27 @@ def trace_deliveries(bus: BusRuntime, flow: Sequence[RecordedEvent]) -> dict[str
     published = _published_by(flow, routes)
     waiting = _read_open(bus, flow, routes) if bus.publishes_atomically else {}
     waits = bus.stores.delivery_waits.read(ids) if ids else {}
-    return {
-        event_id: tuple(
+    recorded_ms = {str(each.attributes["event_id"]): each.recorded_at_ms for each in flow}
+    announced_ms = bus.stores.directory.announced_ms()
+    traced = {
+        event_id: [
             _add_waits(_trace(bus, route, letters, published, waiting), waits.get(route.delivery_id, ()))
             for route in found
-        )
+        ]
         for event_id, found in routes.items()
     }
+    return {
+        event_id: tuple(
+            each for each in found if announced_ms.get(each.subscription, 0) <= recorded_ms[event_id] or _is_known(each)
+        )
+        for event_id, found in traced.items()
+    }
+
+
+def _is_known(delivery: TracedDelivery) -> bool:
+    """Return whether anything tells that there is or was a delivery."""
+    is_open = delivery.state not in {"handled", "ended", "unknown"}
+    return is_open or bool(delivery.events or delivery.waits or delivery.ended_at_ms)
 
 
 def _add_waits(delivery: TracedDelivery, waits: tuple[DeliveryWait, ...]) -> TracedDelivery:

@@ -49,6 +49,7 @@ class Directory:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._version_key = keys.directory_version
+        self._announced_key = keys.directory_announced
         self._keys = [keys.directory, keys.directory_version, keys.directory_changes]
         self._update_script = client.register_script(load_script("update_directory"))
         self._read_script = client.register_script(load_script("read_directory"))
@@ -85,6 +86,11 @@ class Directory:
         """Return the directory's version."""
         return int(self._client.get(self._version_key) or 0)
 
+    def announced_ms(self) -> dict[str, int]:
+        """Return when subscriptions were registered, in ms since 1970; those that were restored are left out."""
+        found: Any = self._client.hgetall(self._announced_key)
+        return {name: int(time_ms) for name, time_ms in found.items()}
+
     def read(self) -> tuple[int, list[Subscription]]:
         """Read the version and all subscriptions, ordered by name, in one step."""
         everything = self.read_since(-1)
@@ -103,7 +109,7 @@ class Directory:
         args: list[str | int] = [MAX_LOGGED_CHANGES, MAX_LOGGED_SUBSCRIPTIONS, known_version]
         for pair in texts.items():
             args += pair
-        return bool(self._update_script(keys=self._keys, args=args))
+        return bool(self._update_script(keys=[*self._keys, self._announced_key], args=args))
 
 
 def _texts(subscriptions: Iterable[Subscription]) -> dict[str, str]:

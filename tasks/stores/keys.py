@@ -37,6 +37,7 @@ The keys of Celery and kombu begin with `Settings.queue_prefix`.
 | delayed                               | zset   | id -> due time in ms                     | until due               |
 | delayed:messages                      | hash   | id -> queue, list and message            | until due               |
 | directory                             | hash   | subscription -> JSON; empty: withdrawn   | no limit                |
+| directory:announced                   | hash   | subscription -> since when, in ms        | no limit                |
 | directory:changes                     | list   | the last 1,000 changes, oldest first     | no limit                |
 | directory:version                     | number | grows with every change                  | no limit                |
 | event_counts                          | hash   | amounts, by their EventCount             | no limit                |
@@ -99,6 +100,10 @@ class Keys:
     @property
     def directory(self) -> str:
         return f"{self.prefix}:directory"
+
+    @property
+    def directory_announced(self) -> str:
+        return f"{self.prefix}:directory:announced"
 
     @property
     def directory_changes(self) -> str:

@@ -167,6 +167,28 @@ def test_a_trace_tells_what_expired_from_what_was_handled_also_if_the_dead_lette
     eventually(lambda: states() == expected, 30, lambda: str(states()))
 
 
+def test_a_subscription_that_was_announced_later_is_not_named_as_a_recipient(
+    node, clean_broker_url, a_message, eventually
+):
+    node.module("shop", ENDS)
+    node.environment["PETIOLE_AGENTS"] = "shop"
+    bus = a_bus(clean_broker_url)
+    subscribe(bus, Subscription(agent="shop", function="count", patterns=("input.message.received",)))
+    early, late = a_message("a pear"), a_message("a plum")
+    bus.publish(early)
+    node.worker("shop")
+    bus.publish(late)
+
+    def recipients(event):
+        rows = json.loads(node.command("trace", event.event_id, "--json"))
+        (received,) = [row for row in rows if row["event"]["event_type"] == "input.message.received"]
+        return {each["subscription"] for each in received["deliveries"]}
+
+    eventually(lambda: bus.stores.dead_letters.count() == 1, 20, node.logs)
+    assert recipients(early) == {"shop.count"}
+    assert recipients(late) == {"shop.count", "shop.drop", "shop.hurry"}
+
+
 def test_an_aborted_delivery_is_traced_as_aborted(node, clean_broker_url, a_message, eventually):
     node.module("shop", ENDS)
     node.environment["PETIOLE_AGENTS"] = "shop"

@@ -29,8 +29,8 @@ def command(identifier: str | None, stream_id: str | None, last: int | None, *, 
     """Show the events of a flow as a tree by causation; below each its deliveries and their failed attempts, over time.
 
     ID is the correlation id of one flow, or a stream id for all flows of a conversation. Deliveries are those to the
-    current subscriptions. `ended` means that a delivery was handled, or dropped by a full queue that drops its oldest.
-    Failed attempts are kept until a delivery is handled.
+    current subscriptions that were announced before the event. `ended` means that a delivery was handled, or dropped by
+    a full queue that drops its oldest. Failed attempts are kept until a delivery is handled.
     """
     if (identifier is not None and stream_id is not None) or (identifier, stream_id, last) == (None, None, None):
         raise click.UsageError("give an ID, --stream or --last")
