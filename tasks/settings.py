@@ -295,12 +295,14 @@ def variable_of(model: type[BaseSettings], field: str) -> str:
 
 def default_of(field: FieldInfo) -> str:
     """Format a default as the variable's value; empty if there is none."""
-    default = field.default
+    default = field.get_default(call_default_factory=True)
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple):
         return ",".join(default)
-    return "" if default is None else f"{default:.15g}" if isinstance(default, float) else str(default)
+    if default is None or default == {}:
+        return ""
+    return f"{default:.15g}" if isinstance(default, float) else str(default)
 
 
 def unknown_variables(environment: Mapping[str, str], models: Iterable[type[BaseSettings]]) -> Iterator[str]:
@@ -324,6 +326,6 @@ def _first_problem(model: type[BaseSettings], error: ValidationError) -> str:
     # `repr=False` marks a secret.
     value = repr(str(problem["input"])) if described.repr else "not usable"
     reason = problem["msg"].removeprefix("Value error, ")
-    default = "" if described.default is None else f" for the default, {default_of(described)}"
-    remedy = f"change it, or unset it{default}"
+    default = default_of(described)
+    remedy = "change it, or unset it" + (f" for the default, {default}" if default else "")
     return f"{variable_of(model, field)} is {value}: {reason[:1].lower()}{reason[1:]}; {remedy}"

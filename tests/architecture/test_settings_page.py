@@ -13,3 +13,4 @@ def test_the_page_of_settings_is_what_the_models_say():
     )
 
     assert page.stdout == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), "run `make settings`"
+    assert "PydanticUndefined" not in page.stdout

@@ -81,6 +81,7 @@ def test_config_shows_every_setting_with_its_source_and_no_secret(node):
     assert settings["PETIOLE_STATE_URL"] == ("redis://:***@127.0.0.1:6379/0", "environment")
     assert settings["OPENAI_API_KEY"] == ("***", "environment")
     assert settings["PETIOLE_BROKER_URL"][1] == "environment"
+    assert settings["PETIOLE_INBOUND_WEBHOOKS"] == ("", "default")
     assert not any(secret in shown for secret in secrets)
 
 

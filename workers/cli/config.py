@@ -92,4 +92,4 @@ def _format(value: Any) -> str:
         return ",".join(map(str, value))
     if isinstance(value, float):
         return f"{value:.15g}"
-    return "" if value is None else str(value)
+    return "" if value is None or value == {} else str(value)
