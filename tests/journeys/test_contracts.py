@@ -138,9 +138,12 @@ def test_a_subscription_receives_each_type_that_one_of_its_patterns_matches():
     assert operations["receive clerk.prepare input.message.received"]["action"] == "receive"
 
 
-@pytest.mark.skipif(OFFICIAL is None, reason="build/ has no @asyncapi/specs: npm pack it there, as .ci/run does")
 def test_the_document_is_valid_by_the_official_schema():
-    assert OFFICIAL is not None
+    if OFFICIAL is None:
+        missing = "build/ has no @asyncapi/specs: npm pack it there, as .ci/run does"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
     with tarfile.open(OFFICIAL) as package:
         file = package.extractfile("package/schemas/3.0.0.json")
         assert file is not None

@@ -13,6 +13,7 @@ from petiole.tasks.testing import EventTestHarness
 
 FLOWS = 200
 MAX_CPU_S = 10.0
+MAX_IDLE_S = 20.0
 
 
 def a_team() -> list[Agent]:
@@ -52,6 +53,13 @@ def test_a_flow_costs_less_than_its_share_of_the_time_of_200(a_message):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", range(FLOWS))
-def test_each_of_200_flows_has_a_harness_of_its_own(number, a_message):
-    run_flow(a_message)
+def test_200_flows_with_a_harness_each_take_less_than_20_s(a_message):
+    """Of an idle machine. Other tests run beside this one, so it may take four times as long."""
+    began = time.monotonic()
+
+    for _ in range(FLOWS):
+        run_flow(a_message)
+
+    took_s = time.monotonic() - began
+    print(f"{FLOWS} flows took {took_s:.1f} s")  # noqa: T201 - for whoever runs it alone: pytest -s
+    assert took_s < MAX_IDLE_S * 4

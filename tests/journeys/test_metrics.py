@@ -12,7 +12,9 @@ import pytest
 from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 
+from petiole.events import CustomEvent, ParametersContent
 from petiole.events.errors import PetioleError
+from petiole.events.registry import EventRegistry
 from petiole.tasks import Agent, EventBus, RateLimit, RetryPolicy
 from petiole.tasks.instrumentation import EventPublished, HandlerRan, ModelUsed
 from petiole.tasks.instrumentation.event_counter import EventCounter
@@ -257,6 +259,22 @@ def test_ten_thousand_event_types_do_not_multiply_the_labels(bus):
     assert len(counted) == MAX_NAMES + 1
     assert counted["other"] == 10_000 - MAX_NAMES
     assert sum(counted.values()) == 10_000
+
+
+@pytest.mark.long
+def test_ten_thousand_event_types_that_are_published_do_not_multiply_the_labels(clean_broker_url, eventually):
+    app, registry = Celery("types", broker=clean_broker_url, set_as_current=False), EventRegistry()
+    bus = EventBus(app, event_registry=registry, settings=Settings(metrics=True))
+    for number in range(10_000):
+        registry.declare(f"custom.type_{number}", {})
+        bus.publish(CustomEvent(event_type=f"custom.type_{number}", stream_id="s", content=ParametersContent()))
+
+    def counted():
+        page = samples(render_metrics(bus))
+        return {key[1]: value for key, value in page.items() if key[0] == "petiole_events_total"}
+
+    eventually(lambda: sum(counted().values()) == 10_000, 60, lambda: str(sum(counted().values())))
+    assert len(counted()) == MAX_NAMES + 1
 
 
 def test_a_summary_has_the_same_figures_by_agent(bus, a_message):
