@@ -50,6 +50,16 @@ def test_a_broken_promise_is_shown_and_ends_with_1(monkeypatch):
     assert "BROKEN" in shown.stdout
 
 
+def test_a_terminal_shows_a_bar_of_the_promises_that_were_tried(monkeypatch):
+    monkeypatch.setattr(promises, "PROMISES", {"each subscription gets each event once": lambda system: True})
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+    shown = run("--json")
+
+    assert "1/1" in shown.stderr
+    assert json.loads(shown.stdout)
+
+
 def test_a_broker_without_a_state_store_is_refused_without_its_password():
     shown = run("--broker", "amqp://guest:hunter2@127.0.0.1:1//")
 

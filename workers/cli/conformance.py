@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from petiole.tasks.transport.address import mask_secrets
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import json_option
-from petiole.workers.conformance.promises import PROMISES, IsKept, try_promises
+from petiole.workers.conformance import promises
+from petiole.workers.conformance.promises import IsKept, PromiseResult, try_promises
 from petiole.workers.conformance.system import System
 
 _WORDS = {True: "kept", False: "BROKEN", None: "-"}
@@ -36,16 +38,23 @@ def command(ctx: click.Context, brokers: tuple[str, ...], state_store: str, *, a
     results: dict[str, dict[str, IsKept]] = defaultdict(dict)
     for broker in ("", *brokers):
         with _quiet(), closing(System(broker, "" if broker.startswith("redis") else state_store)) as system:
-            click.echo(f"trying {system.name}", err=True)
-            for result in try_promises(system):
+            for result in _show_progress(system):
                 results[result.promise][system.name] = result.is_kept
     if as_json:
         print_json(results)
     else:
-        columns = list(results[next(iter(PROMISES))])
+        columns = list(results[next(iter(promises.PROMISES))])
         cells = [(promise, *(_WORDS[results[promise][column]] for column in columns)) for promise in results]
         open_console().print(render_table(("promise", *columns), cells))
     ctx.exit(1 if any(False in each.values() for each in results.values()) else 0)
+
+
+def _show_progress(system: System) -> Iterator[PromiseResult]:
+    """Try the promises on a system, with a bar on a terminal."""
+    click.echo(f"trying {system.name}", err=True)
+    console, columns = open_console(stderr=True), (BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(try_promises(system), total=len(promises.PROMISES))
 
 
 @contextmanager
