@@ -25,6 +25,7 @@ BROAD_EXCEPTS = {
     "tasks/delivery.py": "a handler may raise anything; settlement decides what follows",
     "tasks/handling/invocation.py": "a handler may end in any way; what is no error becomes one",
     "tasks/instrumentation/__init__.py": "a listener that fails is logged, and changes no outcome",
+    "tasks/instrumentation/event_counter.py": "counts that cannot be written are kept, and the thread goes on",
     "tasks/instrumentation/spans.py": "the span is marked with the error, which is raised again",
     "tasks/patterns/idempotency.py": "the idempotency record is released, and the error is raised again",
     "tasks/requests/requester.py": "the pending request is cancelled, and the error is raised again",
