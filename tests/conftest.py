@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 
@@ -26,6 +27,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGQUIT, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)
 
+
+# Random cases are the same in each run, so that a run fails for what was changed. `make faults` draws new ones.
+hypothesis.settings.register_profile("petiole", derandomize=os.environ.get("PETIOLE_FAULTS") != "full")
+hypothesis.settings.load_profile("petiole")
 
 _FIXTURES_WITH_PROCESSES = {"broker_url", "rabbit", "wheel"}
 """Fixtures that start a server or a build."""

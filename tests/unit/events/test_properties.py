@@ -26,6 +26,7 @@ from petiole.events.content import EncodedBytes, Parameters, Value
 from petiole.events.errors import UsageError
 from petiole.events.event import OpenEvent, UtcDatetime
 from petiole.events.ids import AgentName, EventId, Traceparent
+from petiole.events.texts import is_blank
 from petiole.events.topics import Topic, check_pattern, check_topic
 
 CLASSES = sorted(event_classes(), key=lambda model: model.__name__)
@@ -33,7 +34,7 @@ EXAMPLES_EACH = 1_000 // len(CLASSES) + 1
 
 REGISTRY = EventRegistry(allows_undeclared=True)
 
-# Random data, so that runs find new cases; no store of examples, so that a run leaves nothing behind.
+# No store of examples, so that a run leaves nothing behind.
 of_every_class = settings(
     max_examples=EXAMPLES_EACH, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -103,7 +104,8 @@ def _values_of_type(kind: type, constraints: Sequence[object]) -> st.SearchStrat
     if kind in (int, float):
         return _numbers_of(kind, constraints).filter(lambda number: _is_within(number, constraints))
     if kind is str:
-        return st.text(min_size=int(_bound(constraints, "min_length") or 0), max_size=40)
+        least = int(_bound(constraints, "min_length") or 0)
+        return st.text(min_size=least, max_size=40).filter(lambda text: not (least and is_blank(text)))
     plain: dict[type, st.SearchStrategy[object]] = {
         bool: st.booleans(),
         timedelta: st.timedeltas(),
