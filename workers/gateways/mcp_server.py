@@ -31,6 +31,7 @@ from mcp.server import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
+from mcp_types.methods import validate_server_result
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.routing import BaseRoute, Route
@@ -54,7 +55,8 @@ from petiole.workers.gateways.messages import publish_event, submit_message, use
 from petiole.workers.gateways.problems import RequestRefused
 from petiole.workers.gateways.resource_metadata import MCP_PATH, build_metadata_routes
 from petiole.workers.gateways.tokens import Identity
-from petiole.workers.tools import installed_tools
+from petiole.workers.tools import Tool, installed_tools
+from petiole.workers.tools.mcp.repair import OPEN_SCHEMA, STRICTEST_VERSION
 
 _OPEN_FAMILIES: Final = frozenset({"custom", "input", "message"})
 _PUBLISH_FIELDS: Final = ("event_type", "stream_id", "content", "event_id")
@@ -146,10 +148,7 @@ class AgentTools:
             raise UsageError("a tool runs for a user; send a token that has one")
 
     def _tools(self) -> list[types.Tool]:
-        return [_ASK, _PUBLISH, _REQUEST] + [
-            types.Tool(name=tool.name, description=tool.description, input_schema=dict(tool.schema))
-            for tool in installed_tools().all()
-        ]
+        return [_ASK, _PUBLISH, _REQUEST, *map(_list_tool, installed_tools().all())]
 
     def _ask(self, arguments: dict[str, Any]) -> str:
         """Publish a message of a user, and return the id of its flow."""
@@ -208,6 +207,17 @@ class AgentTools:
             for stream_id in {str(recorded.attributes["stream_id"]) for recorded in found} or {name}:
                 check_stream(self._bus, self._scope, stream_id)
             return to_json([recorded.document_or_stub for recorded in found[-_MAX_RESOURCE_EVENTS:]]).decode()
+
+
+def _list_tool(tool: Tool) -> types.Tool:
+    """Describe a tool, without its schema if the protocol forbids that: it would fail the list of all tools."""
+    listed = types.Tool(name=tool.name, description=tool.description, input_schema=dict(tool.schema))
+    try:
+        result = types.ListToolsResult(tools=[listed]).model_dump(mode="json", by_alias=True, exclude_none=True)
+        validate_server_result("tools/list", STRICTEST_VERSION, result)
+    except ValueError:
+        return listed.model_copy(update={"input_schema": OPEN_SCHEMA})
+    return listed
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str:

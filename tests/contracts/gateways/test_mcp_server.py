@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +19,14 @@ from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEve
 from petiole.events.content import Value
 from petiole.tasks import Agent
 from petiole.tasks.testing import EventTestHarness
+from petiole.workers.agents import tools
 from petiole.workers.gateways.application import create_application
 from petiole.workers.gateways.mcp_tasks import EXTENSION
-from petiole.workers.tools import approvals
+from petiole.workers.tools import ToolRegistry, approvals
+from petiole.workers.tools.mcp import configured_servers
 from tests.contracts.channels.answers import serving
+from tests.journeys import odd_mcp_server
+from tests.support.apps import serve_tools
 from tests.support.gateways import ordering_team
 from tests.support.mcp_tasks import Accepting, TaskState, call_for_task, of_task, when
 from tests.support.polling import wait_until
@@ -125,6 +131,25 @@ def test_a_tool_of_the_agents_runs_with_its_approval_and_its_errors_are_results(
     with_client(url, act)
     granting.join()
     assert ordered == ["cake"]
+
+
+def test_an_odd_tool_hides_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, registry = tmp_path / "mcp.json", ToolRegistry()
+    path.write_text(json.dumps({"mcpServers": {"odd": {"command": sys.executable, "args": [odd_mcp_server.__file__]}}}))
+    monkeypatch.setenv("PETIOLE_MCP_SERVERS", str(path))
+    for source in configured_servers():
+        registry.add_source(source)
+    serve_tools(registry, monkeypatch)
+    monkeypatch.setattr("petiole.workers.gateways.mcp_server.installed_tools", lambda: registry)
+
+    async def act(client: Client) -> None:
+        listed = {tool.name for tool in (await client.list_tools()).tools}
+        assert listed >= {"petiole_ask", *(f"odd.{name}" for name in odd_mcp_server.NAMES)}
+        assert await call(client, "odd.schema null") == ("fine", False)
+
+    with EventTestHarness([tools.agent]) as team, serving(create_application(team.bus, trusts_loopback=True)) as url:
+        with_client(f"{url}/mcp", act)
+    registry.close()
 
 
 def test_events_of_ones_own_are_published_and_those_of_the_agents_are_not(served_team):

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STRICTEST_VERSION = "2025-11-25"
-_OPEN_SCHEMA = {"type": "object"}
+STRICTEST_VERSION = "2025-11-25"
+"""The version of the protocol that refuses the most tools."""
+
+OPEN_SCHEMA = {"type": "object"}
+"""A schema that allows any arguments."""
+
 _CODE_OF_ODD_ERRORS = -32_000  # JSON-RPC 2.0 leaves it to servers
 
 
@@ -92,16 +96,16 @@ class RepairedMessages:
             self._report("mcp.tool_unreadable", safe_text(tool, 200), "it has no name")
             return None
         schema = tool.get("inputSchema")
-        self._schemas[name] = schema if isinstance(schema, dict) else _OPEN_SCHEMA
+        self._schemas[name] = schema if isinstance(schema, dict) else OPEN_SCHEMA
         # Results are read as they are, so they are not validated against the tool's own claim.
         listed = {key: value for key, value in tool.items() if key != "outputSchema"}
         try:
             Tool.model_validate(listed, by_name=False)
-            validate_server_result("tools/list", _STRICTEST_VERSION, {"tools": [listed]})
+            validate_server_result("tools/list", STRICTEST_VERSION, {"tools": [listed]})
         except ValidationError as error:
             self._report("mcp.tool_repaired", safe_text(name, 200), error_text(error))
             texts = {key: tool[key] for key in ("title", "description") if isinstance(tool.get(key), str)}
-            return {"name": name, "inputSchema": _OPEN_SCHEMA, **texts}
+            return {"name": name, "inputSchema": OPEN_SCHEMA, **texts}
         return listed
 
     def _report(self, message: str, tool: str, error: str) -> None:
