@@ -178,6 +178,23 @@ def test_a_server_that_does_not_start_fails_its_calls_and_no_others(open_registr
     assert call(registry, "look").value == "found"
 
 
+def test_a_server_that_never_answers_delays_no_list_of_tools(open_registry, monkeypatch, eventually):
+    monkeypatch.setattr("petiole.workers.tools.mcp.tool_source.FIRST_LIST_TIMEOUT_S", 0.5)
+    registry: ToolRegistry = open_registry(hung={"command": sys.executable, "args": ["-c", "open(0).read()"]})
+    others = set(psutil.Process().children())
+
+    @registry.add
+    def look() -> str:
+        return "found"
+
+    listed = [[each.name for each in registry.all()] for _ in "12"]
+
+    assert listed == [["look"]] * 2
+    eventually(lambda: set(psutil.Process().children()) - others, 20)  # it is still connecting
+    for process in set(psutil.Process().children()) - others:
+        process.kill()
+
+
 def test_a_server_over_http_is_called_too(open_registry, unused_port, eventually):
     server = subprocess.Popen([sys.executable, str(SERVER), str(unused_port)], stderr=subprocess.DEVNULL)
     try:

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 TOOL_LIST_CACHE_S = 300.0
 """How long the list of a server's tools is cached."""
 
+FIRST_LIST_TIMEOUT_S = 10.0
+"""How long the first list of a process waits for a server. Later ones wait for none."""
+
 RECONNECT_DELAY_S = 10.0
 """How long calls fail without a new attempt after a server could not be reached."""
 
@@ -46,6 +50,9 @@ class _ProcessState:
     listed_at: float = float("-inf")
     failed_at: float = float("-inf")
     failure: ProviderUnavailable | None = None
+    executor: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1))
+    listing: Future[None] | None = None
+    listing_deadline: float = float("-inf")
 
 
 class McpToolSource:
@@ -64,15 +71,18 @@ class McpToolSource:
         return self._name
 
     def tools(self) -> Mapping[str, Tool]:
-        """Return the server's tools by full name."""
+        """Return the server's tools by full name, as last listed; an old list is renewed in the background.
+
+        Answers wait for this list, so a server that never answers must not delay each of them.
+        """
         state = self._state()
-        with state.lock:
-            if time.monotonic() - state.listed_at > TOOL_LIST_CACHE_S:
-                was_connected = state.connection is not None
-                self._connect(state)
-                if not was_connected:
-                    self._disconnect(state)
-            return state.tools
+        if time.monotonic() - state.listed_at > TOOL_LIST_CACHE_S:
+            listing = self._start_listing(state)
+            if state.failure is None and state.listed_at == float("-inf"):
+                self._wait_for_first_list(listing, state.listing_deadline)
+        if state.failure is not None:
+            raise state.failure
+        return state.tools
 
     def get(self, name: str) -> Tool | None:
         """Look up a tool for a call, and keep the connection open."""
@@ -94,6 +104,26 @@ class McpToolSource:
 
     def _state(self) -> _ProcessState:
         return self._by_process.setdefault(os.getpid(), _ProcessState())
+
+    def _start_listing(self, state: _ProcessState) -> Future[None]:
+        if state.listing is None or state.listing.done():
+            state.listing_deadline = time.monotonic() + FIRST_LIST_TIMEOUT_S
+            state.listing = state.executor.submit(self._list, state)
+        return state.listing
+
+    def _list(self, state: _ProcessState) -> None:
+        with state.lock:
+            was_connected = state.connection is not None
+            self._connect(state)
+            if not was_connected:
+                self._disconnect(state)
+
+    def _wait_for_first_list(self, listing: Future[None], deadline: float) -> None:
+        try:
+            listing.result(timeout=max(0.0, deadline - time.monotonic()))
+        except TimeoutError as error:
+            reason = f"it has not listed its tools within {FIRST_LIST_TIMEOUT_S:g} s"
+            raise ProviderUnavailable(f"the MCP server {self._name!r}", reason) from error
 
     def _connect(self, state: _ProcessState) -> McpConnection:
         """Return a working connection. Listing the tools verifies it and refreshes the cache."""
