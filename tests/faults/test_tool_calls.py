@@ -38,6 +38,11 @@ def told() -> str:
     return "done"
 
 @tool
+def deadly() -> str:
+    act()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@tool
 def noted() -> str:
     act()
     return "done"
@@ -77,3 +82,18 @@ def test_a_killed_worker_leaves_a_call_that_acts_as_often_as_was_said(
     eventually(lambda: said()[-1:] in (["tools.execution.completed"], ["tools.execution.failed"]), 30, node.logs)
     assert said() == ["tools.execution.requested", "tools.execution.started", f"tools.execution.{end}"]
     assert (node.home / "acted").read_text() == "x" * acted
+
+
+def test_a_call_that_keeps_killing_its_process_has_failed(node: Any, inside: Inside, eventually: Any) -> None:
+    node.module("deadly_tools", TOOLS)
+    node.environment.update(PETIOLE_TOOLS="deadly_tools", DIES="deadly")
+    node.worker("one", "--pool", "prefork", "-c", "1", "-Q", "tools")
+    request = ToolsRequestedEvent(stream_id="s", content=ToolsRequest(calls=(ToolCall(call_id="c-1", tool="deadly"),)))
+
+    node.run(f"import json; from tasks import publish; publish(json.loads({request.model_dump_json()!r}))")
+
+    eventually(lambda: inside.history("tools.execution.failed"), 120, node.logs)
+    (failed,) = inside.history("tools.execution.failed")
+    assert (failed["content"]["call_id"], failed["correlation_id"]) == ("c-1", request.correlation_id)
+    assert [letter.cause for letter in inside.dead_letters()] == ["poison"]
+    assert (node.home / "acted").read_text() == "xxx"

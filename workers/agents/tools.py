@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 from pydantic_core import to_json
 
+from petiole.events.catalog.error import ErrorEvent
 from petiole.events.catalog.flow import FlowCancelledEvent
 from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.catalog.memory import MemoryItem
@@ -183,6 +184,24 @@ def end_cancelled_calls(event: FlowCancelledEvent, context: Context) -> Iterator
             _deny_approval(event, requested)
             error = ToolFailed(requested.content.tool, "its flow was cancelled")
             yield failed_outcome(requested.content, error).build_event(event, requested.content)
+
+
+@agent.on_error(
+    "error.dead_lettered",
+    # The cause of a copied approval is "permanent": it must not end the call.
+    where={
+        "content.parameters.subscription": {"one_of": [f"{agent.name}.run_call", f"{agent.name}.run_granted_call"]},
+        "content.parameters.cause": {"one_of": ["poison", "failed"]},
+    },
+)
+def end_dead_lettered_call(event: ErrorEvent, context: Context) -> Event | None:
+    """Fail the call whose delivery became a dead letter, such as that of a tool that keeps killing its process."""
+    event_id = event.content.parameters["event_id"]
+    given_up = next((each for each in context.flow() if each.event_id == event_id), None)
+    if not isinstance(given_up, ToolExecutionRequestedEvent | ApprovalGrantedEvent):
+        return None
+    call = given_up.content
+    return failed_outcome(call, ToolFailed(call.tool, event.content.message)).build_event(event, call)
 
 
 def _deny_approval(event: FlowCancelledEvent, requested: ToolExecutionRequestedEvent) -> None:
