@@ -14,12 +14,10 @@ from typing import Final
 from petiole.events.content import Value, read_value
 from petiole.events.errors import ProviderRefused, ProviderUnavailable
 from petiole.events.texts import join_surrogates
-from petiole.workers.llm.provider import MAX_ANSWER_LENGTH, ToolCallRequested
+from petiole.workers.llm.provider import MAX_ANSWER_LENGTH, MAX_CALLS, ToolCallRequested
 
 _NAMESPACES: Final = ("functions.", "default_api.", "default_api:")
 """What some models write before the name of a tool, because the prompt of their training did."""
-
-_MAX_CALLS: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -62,8 +60,10 @@ class CallFragments:
             call.name = self._extend_name(call.name, name)
         call.arguments += arguments
         self._length += 1 + len(name) + len(arguments)
-        if self._length > MAX_ANSWER_LENGTH or len(self._calls) > _MAX_CALLS:
+        if self._length > MAX_ANSWER_LENGTH:
             raise ProviderRefused(self._provider, f"its tool calls have more than {MAX_ANSWER_LENGTH:,} characters")
+        if len(self._calls) > MAX_CALLS:
+            raise ProviderRefused(self._provider, f"it has more than {MAX_CALLS:,} tool calls")
 
     def finish(self) -> Iterator[ToolCallRequested]:
         """Yield the calls in their order. Raises ProviderUnavailable if one cannot be parsed."""

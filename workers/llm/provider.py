@@ -27,6 +27,9 @@ _CHARACTERS_PER_TOKEN = 4
 MAX_ANSWER_LENGTH = 4_194_304
 """The most characters of an answer, which has to fit into an event; more than any model writes."""
 
+MAX_CALLS = 1_000
+"""The most tool calls of an answer: as many as one delivery may publish."""
+
 _NO_USAGE = Usage()
 
 
@@ -101,6 +104,8 @@ class ResponseBuilder:
                 self._add_text(part.text)
             case ToolCallRequested():
                 self.calls.append(ModelToolCall(tool=part.tool, arguments=dict(part.arguments)))
+                if len(self.calls) > MAX_CALLS:
+                    raise ValueError(f"it has more than {MAX_CALLS:,} tool calls")
             case Finished(model=str(), usage=Usage()):
                 self.text += join_surrogates(self._half)
                 self.finished = part

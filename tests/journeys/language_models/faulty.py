@@ -9,7 +9,7 @@ from typing import Any
 
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.errors import Retryable
-from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta
+from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, ToolCallRequested
 
 
 class Unprintable(Exception):  # noqa: N818 - not about an error's name
@@ -35,6 +35,7 @@ PARTS: dict[str, Any] = {
     "text that is none": TextDelta(None),  # type: ignore[arg-type]  # the bug
     "no usage": Finished("faulty", usage=None),  # type: ignore[arg-type]  # the bug
     "no text": Finished("faulty"),
+    "many calls": Finished("faulty", finish_reason="tool_calls"),
 }
 FAULTS = [*BUGS, *PARTS, "no generator", "raises when asked", "raises when closed"]
 
@@ -56,6 +57,9 @@ class Faulty:
             if fault in BUGS:
                 yield TextDelta("Hel")
                 raise BUGS[fault]
+            if fault == "many calls":
+                for number in range(1_001):
+                    yield ToolCallRequested("clock", {"days": number})
             yield PARTS.get(fault, "no part")
         finally:
             if fault == "raises when closed":
