@@ -135,7 +135,8 @@ async def generate(request: ModelRequest, model: LanguageModel, stream: Response
 
     Raises: ProviderUnavailable, ProviderRefused, UsageError, RetryLater; StreamSuperseded.
     """
-    requested = str(getattr(model, "model", model.name))
+    with _as_provider_error(model.name):
+        requested = str(getattr(model, "model", model.name))
     attributes = {"gen_ai.provider.name": model.name, "gen_ai.request.model": requested}
     with trace_operation("chat", requested, attributes) as span:
         response = await _generate(request, model, stream)

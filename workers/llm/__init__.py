@@ -35,6 +35,6 @@ def create_model(name: str) -> LanguageModel:
         NotConfigured: The model needs a setting that is not set.
     """
     model = find_class(__name__, name, choices=list_models(), setting="PETIOLE_LLM", kind="language model")()
-    if not isinstance(model, LanguageModel):
-        raise UsageError(f"{name} is not a language model; give it a `name` and a method `answer(request, tools)`")
+    if not isinstance(model, LanguageModel) or not isinstance(model.name, str):
+        raise UsageError(f"{name} is not a language model; give it a text `name` and a method `answer(request, tools)`")
     return model

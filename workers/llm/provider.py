@@ -13,13 +13,13 @@ resources, such as the connection to its endpoint.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from petiole.events.catalog.llm import FinishReason, GeneratedResponse, ModelToolCall, Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.content import Value
-from petiole.events.texts import join_surrogates
+from petiole.events.texts import is_blank, join_surrogates
 
 _CHARACTERS_PER_TOKEN = 4
 """For English text. Source: OpenAI's page about its tokenizer."""
@@ -108,7 +108,8 @@ class ResponseBuilder:
                     raise ValueError(f"it has more than {MAX_CALLS:,} tool calls")
             case Finished(model=str(), usage=Usage()):
                 self.text += join_surrogates(self._half)
-                self.finished = part
+                # Parsed again, because a usage that was made by `model_construct` may hold any number.
+                self.finished = replace(part, usage=Usage.model_validate(part.usage.model_dump()))
             case _:
                 raise TypeError(f"it has a {type(part).__name__}, which is no part of an answer")
 
@@ -129,9 +130,10 @@ class ResponseBuilder:
         finished = self.finished
         # A model may call tools although the request offered none.
         calls = tuple(self.calls) if request.may_call_tools else ()
+        text = "" if is_blank(self.text) else self.text
         reason = "stop" if finished.finish_reason == "tool_calls" else finished.finish_reason
         return GeneratedResponse(
-            text=self.text,
+            text=text,
             model=finished.model,
             usage=finished.usage,
             finish_reason="tool_calls" if calls else reason,

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+from petiole.events.catalog.llm import Usage
 from petiole.events.catalog.orchestrator import ModelRequest
 from petiole.events.errors import Retryable
 from petiole.workers.llm.provider import Finished, ResponsePart, TextDelta, ToolCallRequested
@@ -35,16 +36,25 @@ PARTS: dict[str, Any] = {
     "text that is none": TextDelta(None),  # type: ignore[arg-type]  # the bug
     "no usage": Finished("faulty", usage=None),  # type: ignore[arg-type]  # the bug
     "no text": Finished("faulty"),
+    "blank text": TextDelta(" \n"),
+    "a usage below zero": Finished("faulty", usage=Usage.model_construct(input_tokens=-5, output_tokens=10**30)),
     "many calls": Finished("faulty", finish_reason="tool_calls"),
 }
-FAULTS = [*BUGS, *PARTS, "no generator", "raises when asked", "raises when closed"]
+FAULTS = [*BUGS, *PARTS, "no generator", "raises when asked", "raises when closed", "no name", "no model"]
 
 
 class Faulty:
     @property
     def name(self) -> str:
         """A name for each fault, because each name has a circuit breaker."""
-        return os.environ["PETIOLE_TEST_FAULT"]
+        fault = os.environ["PETIOLE_TEST_FAULT"]
+        return 7 if fault == "no name" else fault  # type: ignore[return-value]  # the bug
+
+    @property
+    def model(self) -> str:
+        if os.environ["PETIOLE_TEST_FAULT"] == "no model":
+            raise KeyError("model")
+        return "faulty"
 
     def answer(self, request: ModelRequest, tools: object = ()) -> AsyncIterator[ResponsePart]:
         fault = os.environ["PETIOLE_TEST_FAULT"]
@@ -60,7 +70,11 @@ class Faulty:
             if fault == "many calls":
                 for number in range(1_001):
                     yield ToolCallRequested("clock", {"days": number})
+            if fault == "a usage below zero":
+                yield TextDelta("Hello")
             yield PARTS.get(fault, "no part")
+            if fault == "blank text":
+                yield Finished("faulty")
         finally:
             if fault == "raises when closed":
                 raise KeyError(fault)
