@@ -213,6 +213,14 @@ def test_what_was_forgotten_does_not_come_back_by_a_replay(alone):
     assert Inside(alone).remembered("s") == []
 
 
+def test_an_answer_that_was_forgotten_does_not_come_back_from_the_history(team):
+    say(team, "My favourite city is Xanadoo", "What is my favourite city?", "Forget Xanadoo", user_id="ada")
+
+    turns = context_of(team, "Hello", user_id="ada").turns
+
+    assert [turn.text for turn in turns] == ["What is my favourite city?"]
+
+
 def test_a_question_becomes_a_habit_once(alone):
     say(alone, "When does it open?", "when does it open?")
     assert said(alone, PatternLearnedEvent) == []

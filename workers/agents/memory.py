@@ -139,7 +139,8 @@ def read_known(event: Event, context: Context) -> KnownToMemory:
     last = next(reversed(memories.values()), None)
     if last is not None and last.flow and last.flow != event.correlation_id and last.role != "assistant":
         events = context.bus.event_registry.read_known(context.bus.stores.history.read_flow_documents(last.flow))
-        missing = {each.event_id: extract_recollection(each) for each in events if each.event_id not in memories}
+        known = memories.keys() | state.memories.list_removed(event.stream_id)
+        missing = {each.event_id: extract_recollection(each) for each in events if each.event_id not in known}
         memories |= {event_id: memory for event_id, memory in missing.items() if memory}
     return KnownToMemory(memories, state.facts.read(fact_owner(event)))
 

@@ -61,6 +61,11 @@ class Memories:
             keys, items = pipe.execute()
         return {str(key): MemoryItem.model_validate_json(items[key]) for key in keys}
 
+    def list_removed(self, stream_id: str) -> frozenset[str]:
+        """List the keys of the memories of a stream that were forgotten or merged."""
+        keys: Any = self._client.zrange(self._keys.memory_removals(stream_id), 0, -1)
+        return frozenset(map(str, keys))
+
     def consolidate(self, stream_id: str) -> Consolidation:
         """Merge repeated statements of a stream into the latest, and drop the oldest above 500. Safe to repeat."""
         memories = self.read_by_key(stream_id)
