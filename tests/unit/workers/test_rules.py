@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from petiole.events.catalog.orchestrator import ContextItem, ModelRequest, ToolMessage
+from petiole.workers.llm.provider import ToolDescription
 from petiole.workers.llm.rules import compose_answer
+from petiole.workers.llm.rules.tool_choice import choose_tool
+
+
+def _lists_and_objects(part: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(part) | st.dictionaries(st.sampled_from(["type", "enum", "properties", "city"]), part)
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), _lists_and_objects)
+FIELDS = st.fixed_dictionaries({}, optional=dict.fromkeys(("type", "enum", "anyOf"), JSON | st.lists(JSON)))
+SCHEMAS = JSON | st.fixed_dictionaries(
+    {"properties": JSON | st.dictionaries(st.text(), FIELDS | JSON), "required": JSON | st.just(["city"])}
+)
 
 
 def a_request(text: str, intent: str, **known: object) -> ModelRequest:
@@ -60,3 +77,20 @@ def test_a_question_is_answered_from_what_the_user_said() -> None:
     said = compose_answer(a_request("Why is grass green?", "question", context=context))
 
     assert said.endswith('But I remember that you said: "Grass is green."')
+
+
+@given(schema=SCHEMAS, description=st.none() | st.just("Tell the weather of a city."))
+def test_no_schema_of_a_tool_fails_its_choice(schema: Any, description: Any) -> None:
+    chosen = choose_tool("What is the weather in Oslo?", [ToolDescription("weather", description, schema)])
+
+    assert chosen is not None
+
+
+@pytest.mark.parametrize("kind", [["string", "null"], ["null", "string"], "string"])
+def test_a_parameter_of_several_types_is_read(kind: Any) -> None:
+    schema = {"properties": {"city": {"type": kind}}, "required": ["city"]}
+
+    chosen = choose_tool("What is the weather in Oslo?", [ToolDescription("weather", "", schema)])
+
+    assert chosen is not None
+    assert chosen.arguments == {"city": "Oslo"}

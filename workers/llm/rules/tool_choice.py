@@ -63,7 +63,7 @@ _MIN_SCORE = 2
 
 def _score(text: str, tool: ToolDescription) -> int:
     terms = {_stem(term) for term in search_terms(text)}
-    names, described = _name_words(tool), {_stem(term) for term in search_terms(tool.description)}
+    names, described = _name_words(tool), {_stem(term) for term in search_terms(tool.description or "")}
     first = _stem(text.split(maxsplit=1)[0].casefold().strip(".,!?")) if text.split() else ""
     if not normalize_question(text) and first not in names | described:
         return 0
@@ -83,11 +83,12 @@ def _stem(word: str) -> str:
 
 
 def _read_arguments(text: str, tool: ToolDescription) -> tuple[dict[str, Value], tuple[str, ...]]:
-    schema = tool.parameters
+    given: object = tool.parameters
+    schema = given if isinstance(given, Mapping) else {}
     properties = schema.get("properties")
     required = schema.get("required")
     fields = properties if isinstance(properties, Mapping) else {}
-    needed = [str(name) for name in required] if isinstance(required, Sequence) else []
+    needed = [name for name in required if isinstance(name, str)] if isinstance(required, list | tuple) else []
     reader = _ArgumentReader(text, tool)
     arguments: dict[str, Value] = {}
     # First what can only be one thing, so that "off" is not taken for a room.
@@ -165,11 +166,14 @@ class _ArgumentReader:
 
 def _choices(schema: object) -> list[str]:
     values = _plain(schema).get("enum")
-    return [value for value in values if isinstance(value, str)] if isinstance(values, list | tuple) else []
+    return [value for value in values if value and isinstance(value, str)] if isinstance(values, list | tuple) else []
 
 
-def _type(schema: object) -> object:
-    return _plain(schema).get("type")
+def _type(schema: object) -> str:
+    """Return the type of a schema, of several the first that is not null; "" if there is none."""
+    types = _plain(schema).get("type")
+    types = types if isinstance(types, list | tuple) else [types]
+    return next((name for name in types if isinstance(name, str) and name != "null"), "")
 
 
 def _plain(schema: object) -> Mapping[str, object]:
