@@ -7,8 +7,6 @@ does not know has no price, whatever its model is called: a model of one's own d
 
 from __future__ import annotations
 
-from functools import cache
-
 from petiole.events.catalog.llm import Usage
 from petiole.workers.settings import WorkerSettings
 
@@ -24,21 +22,18 @@ def cost_of(usage: Usage, provider: str, model: str, settings: WorkerSettings) -
         return (usage.input_tokens * (input_price or 0) + usage.output_tokens * (output_price or 0)) / _PER_MILLION
     if provider != "openai":
         return None
-    prices = _published_prices(model, settings.llm_base_url or settings.openai_base_url or _OPENAI_URL)
-    return None if prices is None else usage.input_tokens * prices[0] + usage.output_tokens * prices[1]
+    return _published_cost(usage, model, settings.llm_base_url or settings.openai_base_url or _OPENAI_URL)
 
 
-@cache
-def _published_prices(model: str, url: str) -> tuple[float, float] | None:
-    """Look up the price of an input and of an output token."""
+def _published_cost(usage: Usage, model: str, url: str) -> float | None:
+    """Price the whole usage, because a token of a long prompt may cost more."""
     try:
         from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - an extra; the import takes a second
         from genai_prices import calc_price  # noqa: PLC0415 - as above
     except ImportError:
         return None
+    priced = PricedUsage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
     try:
-        input_price = calc_price(PricedUsage(input_tokens=1_000), model_ref=model, provider_api_url=url).total_price
-        output_price = calc_price(PricedUsage(output_tokens=1_000), model_ref=model, provider_api_url=url).total_price
+        return float(calc_price(priced, model_ref=model, provider_api_url=url).total_price)
     except LookupError:  # it does not know the endpoint, or the model there
         return None
-    return float(input_price) / 1_000, float(output_price) / 1_000

@@ -122,3 +122,16 @@ def test_prices_are_those_of_the_endpoint(
 
     assert priced is None if cost is None else priced == pytest.approx(cost, rel=0.5)
     assert cost_of(usage, "local", model, WorkerSettings()) is None
+
+
+def test_a_long_prompt_costs_what_its_tier_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("genai_prices")
+    monkeypatch.setenv("PETIOLE_LLM_BASE_URL", "https://generativelanguage.googleapis.com/v1beta/openai/")
+
+    short, long = (
+        cost_of(Usage(input_tokens=tokens), "openai", "gemini-2.5-pro", WorkerSettings())
+        for tokens in (100_000, 300_000)
+    )
+
+    assert short is not None
+    assert long == pytest.approx(6 * short)
