@@ -17,8 +17,8 @@ Source: A2A 1.0.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial, wraps
 from typing import Any, Final, NoReturn
 
@@ -288,14 +288,21 @@ class FlowTasks(RequestHandler):
             raise TaskNotFoundError(message=f"no task {task_id!r} is kept; its history may have been removed")
         return task
 
+    def _find_all(self, task_ids: Iterable[str]) -> Iterator[FlowTask]:
+        for task_id in task_ids:
+            with suppress(TaskNotFoundError):
+                yield self._find(task_id)
+
     def _list(self, params: ListTasksRequest) -> ListTasksResponse:
         if not params.context_id:
             raise UnsupportedOperationError(message="contextId: tasks are listed by context; give one")
         with _as_protocol_errors(), self._bus.state_store_access("listing tasks"):
             check_stream(self._bus, self._scope, params.context_id)
             recorded = self._bus.stores.history.read_stream(params.context_id)
-        ids = [str(each.attributes["event_id"]) for each in recorded if each.topic == "input.message.received"]
-        tasks = [task for task in map(self._find, reversed(ids)) if params.status in {0, task.state}]
+        messages = [each.attributes for each in recorded if each.topic == "input.message.received"]
+        # A task is named by the message that began its flow.
+        ids = [str(message["event_id"]) for message in messages if message["event_id"] == message["correlation_id"]]
+        tasks = [task for task in self._find_all(reversed(ids)) if params.status in {0, task.state}]
         start = int(params.page_token) if params.page_token.isdecimal() else 0
         size = min(params.page_size or _PAGE_SIZE, _MAX_PAGE_SIZE)
         following = str(start + size) if start + size < len(tasks) else ""

@@ -30,7 +30,7 @@ from a2a.types import (
 from a2a.utils.errors import A2AError
 from google.protobuf.json_format import MessageToDict, Parse
 
-from petiole.events import FormattedResponse, ResponseReadyEvent, TextMessageEvent
+from petiole.events import FormattedResponse, ResponseReadyEvent, TextContent, TextMessageEvent
 from petiole.events.content import Value
 from petiole.events.errors import ProviderRefused, UsageError
 from petiole.tasks import Agent
@@ -101,6 +101,25 @@ def test_a_task_asks_for_approval_is_granted_and_answers_and_is_one_however_ofte
         assert [task.id for task in listed.tasks] == [task_id]
 
     with_client(url, act)
+
+
+def test_a_message_in_the_flow_of_another_is_no_task_and_hides_none() -> None:
+    clerk = Agent("clerk")
+
+    @clerk.on("input.message.received")
+    def answer(event: TextMessageEvent) -> ResponseReadyEvent:
+        return event.caused(ResponseReadyEvent, content=FormattedResponse(text="Yes"))
+
+    async def act(client: Client) -> None:
+        (*_, last) = await send(client, a_request(context_id="c"))
+        team.send_through(TextMessageEvent(stream_id="c", correlation_id="a-flow", content=TextContent(text="Hello")))
+
+        listed = (await client.list_tasks(ListTasksRequest(context_id="c"))).tasks
+
+        assert [task.id for task in listed] == [last.status_update.task_id]
+
+    with EventTestHarness([clerk]) as team, serving(create_application(team.bus, trusts_loopback=True)) as url:
+        with_client(url, act)
 
 
 def test_files_and_data_of_an_answer_are_artifacts() -> None:
