@@ -213,6 +213,15 @@ def test_what_was_forgotten_does_not_come_back_by_a_replay(alone):
     assert Inside(alone).remembered("s") == []
 
 
+def test_a_memory_of_any_length_stands_in_the_context_in_part(alone):
+    say(alone, "I told zebra stories. " + "zebra lorem ipsum " * 30_000, "Hello")
+
+    (item,) = recalled(alone, "What about the zebra?")
+
+    assert item.startswith("I told zebra stories. ")
+    assert len(item) <= 300
+
+
 def test_an_answer_that_was_forgotten_does_not_come_back_from_the_history(team):
     say(team, "My favourite city is Xanadoo", "What is my favourite city?", "Forget Xanadoo", user_id="ada")
 

@@ -40,7 +40,7 @@ from petiole.workers.retrieval.candidates import collect_candidates, fact_owner
 from petiole.workers.retrieval.forget_requests import parse_forget_request
 from petiole.workers.retrieval.memory_extraction import extract_facts, extract_recollection
 from petiole.workers.retrieval.questions import normalize_question
-from petiole.workers.retrieval.recent_turns import select_recent_turns
+from petiole.workers.retrieval.recent_turns import select_recent_turns, shorten_text
 from petiole.workers.retrieval.statements import extract_statements
 from petiole.workers.settings import WorkerSettings
 from petiole.workers.state import TeamState, team_state
@@ -98,10 +98,10 @@ def assemble(event: ContextRequestedEvent, context: Context) -> Iterator[Event]:
     known = read_known(event, context)
     candidates = collect_candidates(known.memories, known.facts, event, event.content.query)
     spoken = [memory for memory in candidates if memory.role != "tool"]
-    selected = select_context(event.content, spoken, configured_retriever(state.vectors))
+    max_tokens = WorkerSettings().context_max_tokens
+    selected = select_context(event.content, spoken, configured_retriever(state.vectors), max_tokens)
     recent = select_recent_turns(
-        [memory for memory in known.memories.values() if memory.flow != event.correlation_id],
-        WorkerSettings().context_max_tokens,
+        [memory for memory in known.memories.values() if memory.flow != event.correlation_id], max_tokens
     )
     content = selected.model_copy(
         update={
@@ -241,12 +241,17 @@ def exclude_published(events: Sequence[Event], context: Context) -> Iterator[Eve
     return (event for event in events if event.event_id not in published)
 
 
-def select_context(request: ContextRequest, earlier: Sequence[MemoryItem], retriever: Retriever) -> AssembledContext:
-    """Select the `limit` memories that match the query best, and report whether there were more."""
+def select_context(
+    request: ContextRequest, earlier: Sequence[MemoryItem], retriever: Retriever, max_tokens: int
+) -> AssembledContext:
+    """Select the `limit` memories that match the query best, and report whether there were more.
+
+    Each is shortened to its share of the tokens; one character is at most one token.
+    """
     ranked = retriever.rank(request.query, earlier, request.limit + 1)
-    return AssembledContext(
-        query=request.query, items=tuple(ranked[: request.limit]), is_truncated=len(ranked) > request.limit
-    )
+    best, length = ranked[: request.limit], max_tokens // max(1, request.limit)
+    items = tuple(memory.model_copy(update={"text": shorten_text(memory.text, length)}) for memory in best if length)
+    return AssembledContext(query=request.query, items=items, is_truncated=len(ranked) > request.limit)
 
 
 def build_conflict(event: Event, owner: str, earlier: Fact, later: Fact) -> ConflictDetectedEvent:

@@ -5,7 +5,7 @@ Names stand before messages only if several users speak in the conversation, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
@@ -45,12 +45,18 @@ def background_sections(request: ModelRequest) -> Iterator[str]:
         yield "\n".join(
             [f"About {request.said_by or 'the user'}, as stated:", *(f"- {fact}" for fact in request.facts)]
         )
-    spoken = {item.text for item in request.turns}
-    lines = [f"- {_speaker(item)}: {item.text}" for item in request.context if item.text not in spoken]
+    spoken = [item.text for item in request.turns]
+    lines = [f"- {_speaker(item)}: {item.text}" for item in request.context if not _is_spoken(item.text, spoken)]
     if lines:
         yield "\n".join(["From memory:", *lines])
     if request.notes:
         yield "\n".join(["Include in your answer:", *(f"- {note}" for note in request.notes)])
+
+
+def _is_spoken(text: str, spoken: Sequence[str]) -> bool:
+    """Return whether a memory, which may be shortened, stands in the conversation anyway."""
+    beginning = text.removesuffix("…")
+    return any(each == text or (beginning != text and each.startswith(beginning)) for each in spoken)
 
 
 def _parts(request: ModelRequest, message: str) -> Iterator[tuple[Literal["user", "assistant"], str]]:

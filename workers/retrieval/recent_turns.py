@@ -77,7 +77,7 @@ def _first_turn_that_fits(turns: Sequence[Sequence[MemoryItem]], max_tokens: int
 def _shorten_turn(turn: Sequence[MemoryItem], max_tokens: int) -> list[MemoryItem]:
     # One character is at most one token, so this many characters of each message always fit.
     length = max(1, max_tokens // len(turn) - _TOKENS_PER_MESSAGE)
-    return [memory.model_copy(update={"text": _shorten(memory.text, length)}) for memory in turn]
+    return [memory.model_copy(update={"text": shorten_text(memory.text, length)}) for memory in turn]
 
 
 def _summarize(memories: Sequence[MemoryItem], max_tokens: int) -> str:
@@ -96,8 +96,9 @@ def _summarize(memories: Sequence[MemoryItem], max_tokens: int) -> str:
 def _summary_lines(memories: Iterator[MemoryItem]) -> Iterator[str]:
     for memory in memories:
         if memory.role == "user":
-            yield f"- {memory.said_by or 'user'}: {_shorten(' '.join(memory.text.split()), _MAX_SUMMARY_LINE)}"
+            yield f"- {memory.said_by or 'user'}: {shorten_text(' '.join(memory.text.split()), _MAX_SUMMARY_LINE)}"
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten_text(text: str, length: int) -> str:
+    """Shorten a text to this many characters; a shortened one ends with an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -146,9 +146,9 @@ def test_what_failed_or_was_remembered_already_is_not_remembered() -> None:
 def test_context_is_the_best_matches_and_whether_there_are_more() -> None:
     earlier = [said("user", f"pizza {number}") for number in range(3)]
 
-    some = select_context(ContextRequest(query="pizza", limit=2), earlier, KeywordRetriever())
-    every = select_context(ContextRequest(query="pizza", limit=3), earlier, KeywordRetriever())
-    none = select_context(ContextRequest(query="bread", limit=3), earlier, KeywordRetriever())
+    some = select_context(ContextRequest(query="pizza", limit=2), earlier, KeywordRetriever(), 1_500)
+    every = select_context(ContextRequest(query="pizza", limit=3), earlier, KeywordRetriever(), 1_500)
+    none = select_context(ContextRequest(query="bread", limit=3), earlier, KeywordRetriever(), 1_500)
 
     assert ([item.text for item in some.items], some.is_truncated) == (["pizza 2", "pizza 1"], True)
     assert (len(every.items), every.is_truncated) == (3, False)
