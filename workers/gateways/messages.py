@@ -2,6 +2,7 @@
 
     POST /streams/{stream_id}/messages      {"text": "…"}, and optionally "user_id"
     Idempotency-Key: a key of the client    optional: a repeated key publishes nothing
+    DELETE /streams/{stream_id}/messages/{event_id}     ends all that runs or waits for a message: 204
 
 Answers 202 with {"event_id", "stream_id", "correlation_id"} once the message is published. The answer to the message is
 read at `Location`.
@@ -22,18 +23,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
+from petiole.events.catalog.input import TextMessageEvent
 from petiole.events.content import Text
 from petiole.events.event import Event
 from petiole.events.ids import derived_event_id
 from petiole.events.validation import invalid_event
+from petiole.tasks.operations.flow_cancellation import cancel_flow
 from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.agents.input import publish_message
+from petiole.workers.gateways.flows import read_first_event
 from petiole.workers.gateways.identities import IDENTITY, check_stream
 from petiole.workers.gateways.problems import RequestBody, RequestRefused, answer_problems, invalid_body, read_json_body
 
 _MAX_KEY_LENGTH: Final = 255
+_OPERATOR: Final = "an HTTP client"
 
 
 class MessageBody(RequestBody):
@@ -44,7 +49,7 @@ class MessageBody(RequestBody):
 
 
 def routes(bus: BusRuntime) -> list[BaseRoute]:
-    """Build the route that publishes messages."""
+    """Build the routes that publish and cancel messages."""
 
     async def post(request: Request) -> Response:
         stream_id, key = str(request.path_params["stream_id"]), request.headers.get("idempotency-key", "")
@@ -63,7 +68,28 @@ def routes(bus: BusRuntime) -> list[BaseRoute]:
         headers = {"Location": f"{request.scope.get('root_path', '')}/streams/{quote(stream_id, safe='')}/events"}
         return JSONResponse(answer, HTTPStatus.ACCEPTED, headers)
 
-    return [Route("/streams/{stream_id:path}/messages", answer_problems(post), methods=["POST"])]
+    async def cancel(request: Request) -> Response:
+        event_id = await run_in_threadpool(partial(_find_message, bus, request))
+        by = caller_of(request.scope) or _OPERATOR
+        await run_in_threadpool(partial(cancel_flow, event_id, by=by, bus=bus))
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    path = "/streams/{stream_id:path}/messages"
+    return [
+        Route(path, answer_problems(post), methods=["POST"]),
+        Route(f"{path}/{{event_id}}", answer_problems(cancel), methods=["DELETE"]),
+    ]
+
+
+def _find_message(bus: BusRuntime, request: Request) -> str:
+    """Return the id of the message that a path names. Raises RequestRefused if its stream has no such message."""
+    stream_id, event_id = str(request.path_params["stream_id"]), str(request.path_params["event_id"])
+    check_stream(bus, request.scope, stream_id, is_write=True)
+    with bus.state_store_access("looking up a message"):
+        message = read_first_event(bus, event_id)
+    if not isinstance(message, TextMessageEvent) or message.stream_id != stream_id:
+        raise RequestRefused(HTTPStatus.NOT_FOUND, f"the stream {stream_id!r} has no message {event_id!r}")
+    return event_id
 
 
 def submit_message(

@@ -46,6 +46,19 @@ def test_a_message_is_published_once_however_often_it_is_sent_with_one_key(bus):
     assert {message["stream_id"] for message in messages} == {"a/b"}
 
 
+def test_a_message_is_cancelled_in_its_stream_and_in_no_other(bus):
+    with served(bus) as server:
+        message = post(server, {"text": "Hello"}, stream_id="a/b").json()["event_id"]
+
+        answers = [
+            httpx2.delete(f"{server.url}/streams/{path}/messages/{event_id}").status_code
+            for path, event_id in (("c", message), ("a%2Fb", "none"), ("a%2Fb", message), ("a%2Fb", message))
+        ]
+
+    assert answers == [404, 404, 204, 204]
+    assert [cancelled["correlation_id"] for cancelled in recorded(bus, "flow.cancelled")] == [message]
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status", "reason"),
     [

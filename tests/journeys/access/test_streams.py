@@ -50,6 +50,7 @@ EVENT = {"event_type": "message.order_placed", "content": {"parameters": {}}}
 
 ATTEMPTS: dict[str, tuple[str, str, dict[str, Any] | None, dict[str, str]]] = {
     "publishes a message": ("POST", "/streams/of-ada/messages", {"text": "x"}, {}),
+    "cancels a message": ("DELETE", f"/streams/of-ada/messages/{TASK}", None, {}),
     "reads answers": ("GET", "/streams/of-ada/events", None, {}),
     "reads answers from a place": ("GET", "/streams/of-ada/events", None, {"Last-Event-ID": "0-0"}),
     "reads what is being written": ("GET", "/streams/of-ada/text", None, {}),
