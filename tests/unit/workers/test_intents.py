@@ -48,6 +48,7 @@ def test_a_rule_that_fits_is_surer_than_a_guess() -> None:
     [
         ("What is 12 * 7?", ["12 * 7"]),
         ("What\u2019s 12 times 7?", ["12 * 7"]),
+        ("What's 3/4 of 100?", ["3 / 4 * 100"]),
         ("calculate 12 x 7", ["12 * 7"]),
         ("How much is 1,000 * 3", ["1000 * 3"]),
         ("What is -3 + 5 = ?", ["-3 + 5"]),
@@ -92,12 +93,47 @@ def test_the_clock_and_the_primes_are_planned(text: str, plan: ToolPlan) -> None
     assert plan_tools(classify_intent(text), text) == (plan,)
 
 
-def test_one_message_may_take_several_tools() -> None:
-    text = "What is 12 * 7 and what time is it in Tokyo?"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What time does the train leave?",
+        "What time is it in 2 hours?",
+        "What time was it an hour ago?",
+        "What day is Christmas?",
+        "What's the date of Easter?",
+        "What day of the week was 1 January 2000?",
+        "What year was Einstein born?",
+        "What's the time difference between London and Tokyo?",
+    ],
+)
+def test_a_question_about_another_time_is_not_answered_with_the_present_one(text: str) -> None:
+    assert plan_tools(classify_intent(text), text) == ()
 
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What's today's date?", "what year is it", "What day was yesterday?", "What is the date in three weeks?",
+        "What day is it today, please?", "What month is it right now?", "what year is it in Japan", "Tell me the time",
+        "What's the date tomorrow?", "The time in Rome?", "What will be the date in 3 days?",
+    ],
+)  # fmt: skip
+def test_the_clock_is_asked_for_the_day_the_date_and_the_year(text: str) -> None:
+    assert [plan.tool for plan in plan_tools(classify_intent(text), text)] == ["clock"]
+
+
+@pytest.mark.parametrize(
+    ("text", "tools"),
+    [
+        ("What is 12 * 7 and what time is it in Tokyo?", ["calculator", "clock"]),
+        ("Tell me the time and 3+4", ["calculator", "clock"]),
+        ("What time is it in Paris and in Tokyo?", ["clock", "clock"]),
+    ],
+)
+def test_one_message_may_take_several_tools(text: str, tools: list[str]) -> None:
     plans = plan_tools(classify_intent(text), text)
 
-    assert [plan.tool for plan in plans] == ["calculator", "clock"]
+    assert [plan.tool for plan in plans] == tools
 
 
 def test_a_message_without_a_task_takes_no_tools() -> None:

@@ -55,7 +55,10 @@ def _computations(text: str) -> Iterator[ToolPlan]:
     if primes := _read_primes(text):
         yield ToolPlan("primes", dict(primes.entities))
     if time := _read_time(text):
-        yield ToolPlan("clock", dict(time.entities))
+        zones = _find_places(text)
+        yield from [ToolPlan("clock", {**time.entities, "zone": zone}) for zone in zones] or [
+            ToolPlan("clock", dict(time.entities))
+        ]
 
 
 def _normalize(text: str) -> str:
@@ -122,6 +125,7 @@ _SYMBOLS: Final = tuple(
     (re.compile(spoken, re.IGNORECASE), symbol)
     for spoken, symbol in (
         (r"(?<=\d),(?=\d{3}\b)", ""),
+        (rf"{_N}\s*/\s*{_N} of {_N}", r"\1 / \2 * \3"),
         (rf"{_N}{_PERCENT} of {_N}", r"\1 / 100 * \2"),
         (rf"{_N}{_PERCENT} off (?:of )?{_N}", r"\2 * (1 - \1 / 100)"),
         (rf"{_N} (?:is|as) what (?:per ?cent(?:age)?|%) of {_N}", r"\1 / \2 * 100"),
@@ -205,8 +209,19 @@ _TIME = re.compile(
     r"(?:time|(?:date|year|month)(?! of)|(?:day|date) (?:of|today|tomorrow))\b"
     r"|\bwhat(?:'s|s| is) today\b|\b(?:today|tomorrow|yesterday)'s date\b"
     r"|\b(?:what|which) (?:date|year|month|day(?: of the week)?) (?:is|was|will|are|do)\b"
-    r"|^\W*(?:the )?time (?:now )?in\b",
+    r"|^\W*(?:the )?time (?:now )?in\b|\b(?:tell|give|show) me the (?:current )?(?:time|date)\b",
     re.IGNORECASE,
+)
+_NEXT_QUESTION: Final = re.compile(
+    r"[?!;,:]|\.(?=\s|$)|\band (?=(?:what|which|how|tell|calculate)\b|[\d(])", re.IGNORECASE
+)
+# What may stand in a question about now besides a place and a day.
+_TIME_WORDS: Final = frozenset(
+    """
+    a also and are at be currently current date day do exactly give have here is it local me moment month now of
+    please right show tell thanks the then there time today today's tomorrow's was we week what what's whats which
+    will year yesterday's you
+    """.split()  # noqa: SIM905 - a list of words reads best as words
 )
 _UNKNOWN_PLACE: Final = re.compile(r"\bwhere (?:i|we|my|you)\b", re.IGNORECASE)
 _DAYS: Final = (
@@ -240,11 +255,35 @@ def _read_time(text: str) -> ClassifiedIntent | None:
     # "where I live" is a place that only a language model can look up.
     if match is None or _UNKNOWN_PLACE.search(text, match.start()):
         return None
-    place = _PLACE.search(text, match.start())
-    entities: dict[str, Value] = {"zone": place["zone"].rstrip(".")} if place else {}
+    question = _time_question(text, match)
+    if not _is_about_now(question):
+        return None
+    zones = _find_places(text)
+    entities: dict[str, Value] = {"zone": zones[0]} if zones else {}
     if days := _read_days(replace_number_words(text)):
         entities["days"] = days
     return ClassifiedIntent(intent="time", confidence=0.9, entities=entities)
+
+
+def _time_question(text: str, match: re.Match[str]) -> str:
+    return _NEXT_QUESTION.split(text[match.start() :], maxsplit=1)[0]
+
+
+def _is_about_now(question: str) -> bool:
+    """Return whether a question has only what the clock can tell: a place and a day, and no train or birthday."""
+    rest = replace_number_words(_PLACE.sub(" ", question))
+    for pattern, _ in _DAYS:
+        rest = pattern.sub(" ", rest)
+    return _TIME_WORDS.issuperset(re.findall(r"[\w']+", rest.casefold()))
+
+
+def _find_places(text: str) -> list[str]:
+    """Find the places whose time is asked: those of the question, or else the next one."""
+    match = _TIME.search(text)
+    if match is None:
+        return []
+    places = _PLACE.findall(_time_question(text, match)) or _PLACE.findall(text, match.start())[:1]
+    return [place.rstrip(".") for place in places]
 
 
 def _read_days(text: str) -> int:
