@@ -152,7 +152,9 @@ def test_what_a_tool_found_is_no_fact_and_is_unknown_in_other_streams(team):
     [
         ("My name is Ada.", "No, that's wrong, my name is Eve.", "name: Eve"),
         ("My name is Ada.", "No, it's Eve, not Ada.", "name: Eve"),
+        ("My name is Ada.", "My name isn't Ada, it's Eve.", "name: Eve"),
         ("I live in Paris.", "I moved to Rome.", "home: Rome"),
+        ("I live in Paris.", "I don't live in Paris anymore, I live in Rome.", "home: Rome"),
         ("I live in Paris.", "Not Paris, I meant Rome", "home: Rome"),
     ],
 )

@@ -5,6 +5,7 @@
     I like tea but I hate coffee.    user, likes tea, yes; user, likes coffee, no
     No, that's wrong, my name is Eve a correction: user, name, Eve
     My dog's name is Rex.            user, dog's name, Rex        also: my dog is called, my dog is named
+    My name isn't Ada, it's Eve.     a correction: user, name, Eve
     My favourite colour is blue.     user, favourite colour, blue
 
 Questions, conditions and sentences about other people are not statements. Any other "My … is …" is extracted too, but
@@ -37,7 +38,7 @@ _OPENING = (
     rf"|{_CORRECTION_WORDS})[,:;.!]?\s+)*"
 )
 _CORRECTIONS = re.compile(rf"^(?:(?:oh|well|hi|hey),?\s+)*(?:{_CORRECTION_WORDS})\b", re.IGNORECASE)
-_MOVES = re.compile(r"\b(?:now|currently|moved to|no longer|changed)\b", re.IGNORECASE)
+_MOVES = re.compile(r"\b(?:now|currently|moved to|no longer|any ?more|changed)\b", re.IGNORECASE)
 _REPLACEMENTS: Final = tuple(
     re.compile(_OPENING + pattern + r"[.! ]*$", re.IGNORECASE)
     for pattern in (
@@ -94,7 +95,12 @@ def _rule(pattern: str, attribute: str, value: str = r"\g<value>") -> _Rule:
 
 _A_VALUE = r"(?P<value>\S.*)"
 _ANYTHING: Final = _rule(rf"my (?P<attribute>[^\W\d_][\w' -]{{0,40}}?) is {_A_VALUE}", r"\g<attribute>")
+_REPLACED: Final = _rule(
+    rf"my (?P<attribute>[^\W\d_][\w' -]{{0,40}}?) (?:isn't|is not) [^,;]{{1,80}}?,? (?:but|it(?:'s| is)) {_A_VALUE}",
+    r"\g<attribute>",
+)
 _RULES: Final = (
+    _REPLACED,
     _rule(rf"(?:my (?:full )?name is|my name's|(?:please )?call me|i(?:'m| am) called) {_A_VALUE}", "name"),
     _rule(rf"(?:i|we)?\s*(?:now |currently )?live (?:now )?(?:in|at) {_A_VALUE}", "home"),
     _rule(rf"i(?:'ve| have)? (?:just )?moved to {_A_VALUE}", "home"),
@@ -137,7 +143,7 @@ def _statements(text: str) -> Iterator[Statement]:
             continue
         for clause in _CLAUSES.split(stripped):
             if statement := _match_rules(clause.strip(" ,"), stripped):
-                yield replace(statement, is_correction=corrects)
+                yield replace(statement, is_correction=corrects or statement.is_correction)
 
 
 def _match_rules(clause: str, sentence: str) -> Statement | None:
@@ -147,8 +153,9 @@ def _match_rules(clause: str, sentence: str) -> Statement | None:
             attribute, value = match.expand(rule.attribute).casefold(), match.expand(rule.value).strip(" \"'")
             if not _is_worth_noting(attribute, value):
                 return None
-            is_claim = rule is not _ANYTHING or _is_lasting(attribute)
-            return Statement("user", attribute, value, sentence, is_claim=is_claim)
+            is_claim = rule not in (_ANYTHING, _REPLACED) or _is_lasting(attribute)
+            is_replaced = rule is _REPLACED
+            return Statement("user", attribute, value, sentence, is_claim=is_claim, is_correction=is_replaced)
     return None
 
 
