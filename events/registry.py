@@ -37,6 +37,7 @@ from petiole.events.errors import (
 )
 from petiole.events.event import PUBLISHER, SIGNATURE, Event, OpenEvent
 from petiole.events.revalidation import must_be_read_back
+from petiole.events.texts import check_json_values
 from petiole.events.topics import check_topic, is_topic
 from petiole.events.upcasting import Upcaster, Upcasters
 from petiole.events.validation import invalid_event
@@ -362,6 +363,7 @@ def _check_can_be_declared(topic: str) -> None:
 
 def _parse_object(text: str | bytes) -> dict[str, object]:
     try:
+        check_json_values(text)
         document = pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidEvent("event", "event", f"is not valid JSON: {error}", code="invalid_value") from error

@@ -2,19 +2,50 @@
 
 Any exception may come from a handler: its `__str__` may raise, its message may have megabytes or hold a lone surrogate,
 which UTF-8 cannot encode (`os.listdir` returns such names). The functions here raise nothing, so that recording a
-failure cannot fail for its words.
+failure cannot fail for its words; but `parse_json` and `check_json_values`, which refuse a text.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import traceback
 import unicodedata
+from itertools import islice
+from typing import Any
 
 MAX_TEXT_LENGTH = 4_000
 """The most characters of an error's message in events, dead letters and logs."""
 
 MAX_TRACEBACK_LENGTH = 20_000
 """The most characters of a traceback; its end is kept, which names the error."""
+
+MAX_EVENT_VALUES = 500_000
+"""The most JSON values of an event."""
+
+MAX_JSON_VALUES = MAX_EVENT_VALUES + 10_000
+"""The most values of a JSON text: of an event, with its message or its dead letter around it.
+
+Parsed, `[],` takes up to 25 times its bytes, so a limit of bytes does not bound the memory.
+"""
+
+# The next sign before a value. It always matches, so that no text is read twice.
+_JSON_SIGN = re.compile(r'(?:[^"\[{,]++|"(?:[^"\\]++|\\.)*+"?)*+(?:[\[{,]|\Z)', re.DOTALL)
+
+
+def check_json_values(text: str | bytes, limit: int = MAX_JSON_VALUES) -> None:
+    """Raise ValueError if a JSON text has more values than the limit. Costs nothing for shorter texts."""
+    if len(text) <= limit:
+        return
+    signs = text if isinstance(text, str) else str(text, "latin-1")
+    if sum(map(signs.count, "[{,")) > limit and sum(1 for _ in islice(_JSON_SIGN.finditer(signs), limit + 1)) > limit:
+        raise ValueError(f"it has more than {limit:,} values; send a reference to the large part")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON from outside. Raises ValueError, or RecursionError if it is nested too deep."""
+    check_json_values(text)
+    return json.loads(text)
 
 
 def safe_text(value: object, limit: int = MAX_TEXT_LENGTH) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kombu import Connection, Queue
 
+from petiole.events.texts import parse_json
 from petiole.tasks.broker.topology import DUE_HEADER, broker_queues
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def _queue_length(connection: Connection, queue: str) -> int:
 def _waits_since(message: bytes) -> datetime | None:
     """Read when the event of a message was due or published; None for any other message."""
     try:
-        decoded = json.loads(message)
+        decoded = parse_json(message)
         since = decoded["headers"].get(DUE_HEADER)
         if since is None:
             body = decoded["body"]
             if decoded["properties"].get("body_encoding") == "base64":
                 body = base64.b64decode(body)
-            (document, *_), *_ = json.loads(body)
+            (document, *_), *_ = parse_json(body)
             since = document["timestamp"]
         return datetime.fromisoformat(since).astimezone(UTC)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):

@@ -34,6 +34,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.dead_letter import Cause
 from petiole.events.errors import UsageError
+from petiole.events.texts import check_json_values
 from petiole.tasks.consuming.cold_shutdown import run_cold_shutdown_in_a_thread
 from petiole.tasks.consuming.direct import DirectWay
 from petiole.tasks.consuming.jobs import JobQueue
@@ -154,8 +155,10 @@ class Consumer(CeleryConsumer):
         return on_message
 
     def _check_size(self, message: ReceivedMessage) -> None:
-        """Check a message for one of our tasks before Celery parses it. Raises UsageError (event_too_large)."""
+        """Check a message before Celery parses it. Raises UsageError (event_too_large), or ValueError."""
         task = read_headers(message).get("task")
+        if task is None:  # Celery looks for the task in the body
+            check_json_values(message.body or "")
         if isinstance(task, str) and isinstance(self.app.tasks.get(task), BusTask):
             check_size(message.body, task, bus_of(self.app).settings.max_event_bytes)
 

@@ -1,7 +1,8 @@
 """Validate a task message before Celery runs any of it.
 
     check_size       refuse a body that is larger than that of any event, before it is parsed
-    decode           parse the body as strict JSON: no duplicate names, no NaN, no lone surrogates, limited nesting
+    decode           parse the body as strict JSON: no duplicate names, no NaN, no lone surrogates, limited nesting and
+                     number of values
     check_request    check the types of headers and arguments, which Celery assumes without checking
 
 A malformed message could otherwise make Celery raise where no error is caught: in its event loop, a timer or a
@@ -23,6 +24,7 @@ from celery.utils.time import timezone
 from kombu.exceptions import DecodeError
 
 from petiole.events.errors import event_too_large
+from petiole.events.texts import check_json_values
 
 # Celery's request; the stubs describe too little of it to check against.
 CeleryRequest: TypeAlias = Any
@@ -84,6 +86,7 @@ def decode(body: Any) -> Any:
     """
     try:
         text = body if isinstance(body, str) else bytes(body).decode("utf-8")
+        check_json_values(text)
         value = _DECODER.decode(text)
         names, is_deep = _measure(value)
         # Every name precedes a colon. If there are as many `":` as distinct names, no name is a duplicate.

@@ -22,6 +22,7 @@ from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import invalid_dead_letter
 from petiole.events.errors.base import describe
 from petiole.events.event import UtcDatetime
+from petiole.events.texts import parse_json
 from petiole.tasks.dead_letters.audit import publish_audit_events
 from petiole.tasks.dead_letters.selection import QUERY, DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
@@ -152,9 +153,11 @@ def _read(lines: Iterable[object]) -> Iterator[DeadLetterRecord]:
             reason = f"the line has more than {MAX_LINE_LENGTH:,} characters; write one letter a line"
             raise invalid_dead_letter(number, "-", reason)
         try:
-            line = _Line.model_validate(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
+            document = parse_json(text)
+        except (ValueError, RecursionError) as error:
             raise invalid_dead_letter(number, "-", f"invalid JSON: {error}; write one letter a line") from error
+        try:
+            line = _Line.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
             raise invalid_dead_letter(number, ".".join(map(str, first["loc"])) or "-", first["msg"]) from error

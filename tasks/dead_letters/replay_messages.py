@@ -20,6 +20,7 @@ from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import CannotReplay
 from petiole.events.event import MAX_PRIORITY, MIN_PRIORITY
 from petiole.events.ids import letter_delivery_id
+from petiole.events.texts import parse_json
 from petiole.tasks.broker.topology import DUE_HEADER, broker_priority, broker_queue
 from petiole.tasks.stores.blobs import DATAREF, build_blob
 from petiole.tasks.stores.dead_letters import ReplayStart
@@ -155,7 +156,7 @@ def _add_headers(replay: LetterReplay) -> dict[str, Any]:
 def _parse_message(raw: bytes) -> dict[str, Any] | None:
     """Parse a message as kombu writes it to Redis: body, headers, properties. None if it is not one."""
     try:
-        message = json.loads(raw)
+        message = parse_json(raw)
     except (ValueError, RecursionError):
         return None
     is_one = (

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
-from pydantic_core import PydanticSerializationError
-
 from petiole.events.errors import InvalidEvent, event_too_large
 from petiole.events.event import Event
 from petiole.events.registry import EventRegistry
+from petiole.events.texts import MAX_EVENT_VALUES, check_json_values
 from petiole.tasks.stores.blobs import Blob
 
 if TYPE_CHECKING:
@@ -116,11 +115,13 @@ def is_above(text: str, limit_bytes: int) -> bool:
 
 def _to_json(event: Event) -> str:
     try:
-        return event.model_dump_json()
-    except PydanticSerializationError as error:
+        text = event.model_dump_json()
+        check_json_values(text, MAX_EVENT_VALUES)
+    except ValueError as error:
         raise InvalidEvent(
             event.event_type, "content", f"cannot be written as JSON: {error}", code="invalid_value"
         ) from error
+    return text
 
 
 def _to_document(text: str) -> dict[str, object]:

@@ -37,7 +37,7 @@ from petiole.events.errors import (
 )
 from petiole.events.event import Category, Event, EventFields
 from petiole.events.ids import ReservedIndex, emitted_event_id
-from petiole.events.texts import error_text, safe_text, traceback_text
+from petiole.events.texts import error_text, parse_json, safe_text, traceback_text
 from petiole.tasks.instrumentation import DeliveryDeadLettered, OperationFailed
 from petiole.tasks.instrumentation.delivery_fields import read_trace_id
 from petiole.tasks.publishing.commit import commit
@@ -311,7 +311,7 @@ def _is_storable(document: object) -> bool:
 def _parse_storable(text: bytes) -> JsonValue:
     """Parse the JSON of an event; None if it cannot be stored."""
     try:
-        document: JsonValue = json.loads(text)
+        document: JsonValue = parse_json(text)
     except (ValueError, RecursionError):
         return None
     return document if _is_storable(document) else None

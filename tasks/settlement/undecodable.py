@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,6 +20,7 @@ from kombu.utils.json import dumps
 
 from petiole.events.dead_letter import Cause, DeadLetter
 from petiole.events.errors import undecodable_message
+from petiole.events.texts import parse_json
 from petiole.tasks.settlement.dead_lettering import build_dead_letter, dead_letter
 from petiole.tasks.stores.deliveries import ENTRY_HEADER, MESSAGE_GROUP_HEADER
 from petiole.tasks.stores.publications import Lease, Settlement
@@ -105,7 +105,7 @@ def read_document(message: ReceivedMessage) -> Mapping[str, Any] | None:
     if len(body) > MAX_MESSAGE_BYTES:
         return None
     try:
-        (document, *_), *_ = json.loads(body)
+        (document, *_), *_ = parse_json(body)
     except (ValueError, TypeError, RecursionError):
         return None
     return document if isinstance(document, Mapping) else None

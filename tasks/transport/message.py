@@ -19,6 +19,7 @@ from kombu.transport import virtual
 from kombu.utils.json import loads
 
 from petiole.events.ids import delivery_id
+from petiole.events.texts import check_json_values
 from petiole.tasks.stores.deliveries import (
     DEAD_LETTER_HEADER,
     ENTRY_HEADER,
@@ -93,6 +94,8 @@ def build_payload(fetched: Fetched, consumer_id: str, fetched_at: float = 0.0) -
     entry = QueueEntry.parse(fetched.text)
     if len(entry.body) > MAX_MESSAGE_BYTES:
         raise ValueError(f"the message has {len(entry.body):,} bytes, the limit is {MAX_MESSAGE_BYTES:,}")
+    if not entry.subscription:
+        check_json_values(entry.body)
     payload = (
         _build_delivery(entry, entry.body or fetched.event, fetched.queue) if entry.subscription else loads(entry.body)
     )

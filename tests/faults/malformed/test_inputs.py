@@ -33,6 +33,7 @@ from tests.faults.malformed.messages import (
 from tests.support.traffic import IS_FULL
 
 SPACES = b" " * 200_000_000
+LISTS = b"[[" + b"[]," * 1_000_000 + b"0], {}, {}]"
 
 BODIES: dict[str, tuple[str, Make]] = {
     # A body of a message that is otherwise as it should be: what is to become of it, and how it is made.
@@ -58,6 +59,7 @@ BODIES: dict[str, tuple[str, Make]] = {
     "201 levels": ("undecodable", lambda: deep_event(201)),
     "10 MB": ("invalid", lambda: body_of(an_event(content={"text": "x" * 10_000_000}))),
     "40 MB, which nobody parses": ("invalid", lambda: b"[" * 40_000_000),
+    "a million lists": ("undecodable", lambda: LISTS),
     "an event that is a list": ("invalid", lambda: body_of([])),
     "an event without a type": ("invalid", lambda: body_of({})),
     "a broken rule": ("invalid", lambda: body_of(an_event(stream_id=""))),
@@ -103,6 +105,8 @@ MESSAGES: dict[str, tuple[str, Make]] = {
     "an origin that is text": ("undecodable", lambda: with_property("delivery_info", "one")),
     "a broken compression": ("undecodable", lambda: with_header("compression", "application/x-gzip")),
     "200 MB in 200 KB of gzip": ("undecodable", lambda: compressed("application/x-gzip", zlib.compress(SPACES))),
+    "a million lists in gzip": ("undecodable", lambda: compressed("application/x-gzip", zlib.compress(LISTS))),
+    "a million lists that name no task": ("undecodable", lambda: written(a_message(LISTS, headers={}))),
     "200 MB in 200 bytes of bzip2": ("undecodable", lambda: compressed("application/x-bz2", bz2.compress(SPACES))),
     "an unknown task": ("unknown_task", lambda: written(a_message(task="another.gone"))),
     "a task that is a list": ("undecodable", lambda: with_header("task", [])),

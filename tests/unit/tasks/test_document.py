@@ -100,3 +100,10 @@ def test_nan_is_refused_with_the_field():
 @pytest.mark.parametrize(("priority", "driver", "expected"), [(9, "redis", 0), (0, "redis", 9), (9, "amqp", 9)])
 def test_priority_9_is_first_on_every_broker(priority, driver, expected):
     assert broker_priority(priority, driver) == expected
+
+
+def test_an_event_of_more_values_than_a_worker_parses_is_refused():
+    event = a_document(context={"extra": {"samples": [0] * 600_000}})
+
+    with pytest.raises(InvalidEvent, check=has_code("invalid_value"), match="more than 500,000 values"):
+        validate_event(event, registry, 8_388_608)
