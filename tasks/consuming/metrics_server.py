@@ -3,24 +3,33 @@
 The figures are those of the whole system and the same at each worker. The worker's job writes the page every
 PAGE_INTERVAL_S; the server's threads only send it. So they hold no lock and no connection when a prefork worker forks.
 A page that was not renewed in time is not sent: the answer is 503. Probes (probes.py) read this process's memory.
+
+A connection ends after _REQUEST_TIMEOUT_S; the server has at most _MAX_CONNECTIONS. At a loopback address the Host of a
+request is an IP address, `localhost` or PETIOLE_METRICS_HOST, so no page of another site reads it by rebinding DNS.
 """
 
 from __future__ import annotations
 
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from typing import Any
 
 from petiole.events.errors import UsageError
 from petiole.tasks.consuming.periodic_job import PeriodicJob
 from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.transport.address import is_allowed_host
 
 PAGE_INTERVAL_S = 5.0
 _MAX_PAGE_AGE_S = 15.0
 _REQUEST_TIMEOUT_S = 5.0
+_MAX_CONNECTIONS = 16
 
 
 class MetricsServer:
@@ -61,7 +70,7 @@ class MetricsServer:
         if self._server is not None:
             return
         try:
-            self._server = _Server((host, port), _build_handler(self))
+            self._server = _Server((host, port), _build_handler(self, host.lower()))
         except OSError as error:
             reason = error.strerror or error
             raise UsageError(
@@ -74,12 +83,41 @@ class MetricsServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, *args: Any) -> None:
+        self._accepted_at: dict[Any, float] = {}
+        super().__init__(*args)
 
-def _build_handler(server: MetricsServer) -> type[BaseHTTPRequestHandler]:
+    def verify_request(self, *_: Any) -> bool:
+        return len(self._accepted_at) < _MAX_CONNECTIONS
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._accepted_at[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._accepted_at.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End old connections; called every half second. A timeout of the socket begins anew with each byte."""
+        for request, accepted_at in list(self._accepted_at.items()):
+            if time.monotonic() - accepted_at > _REQUEST_TIMEOUT_S:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report an error other than that of a connection that has ended."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+def _build_handler(server: MetricsServer, host: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = _REQUEST_TIMEOUT_S
-
         def do_GET(self) -> None:
+            name, address = self.headers.get("Host", ""), ip_address(self.request.getsockname()[0])
+            if name and address.is_loopback and not is_allowed_host(name, {"localhost", host}):
+                self._send(HTTPStatus.MISDIRECTED_REQUEST, b"this Host is not served here; use an IP address\n")
+                return
             self._send(*server.answer(self.path.partition("?")[0]))
 
         def log_message(self, *_: Any) -> None:

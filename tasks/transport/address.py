@@ -10,8 +10,9 @@ not escaped may stand anywhere in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -156,6 +157,23 @@ def _state_error(problem: str) -> NotConfigured:
     return NotConfigured(
         "the state store", f"{problem}; set PETIOLE_STATE_URL to a Redis or Valkey, such as redis://HOST:6379"
     )
+
+
+def is_allowed_host(header: str, names: Collection[str]) -> bool:
+    """Return whether a Host header is an IP address, which DNS cannot rebind, or one of these names."""
+    host = _hostname_of(f"//{header}")
+    try:
+        ip_address(host)
+    except ValueError:
+        return "@" not in header and host.rstrip(".") in names
+    return True
+
+
+def _hostname_of(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
 
 
 def register_transport() -> None:

@@ -24,7 +24,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -34,6 +33,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from petiole.tasks.transport.address import is_allowed_host
 from petiole.workers.gateways.authentication import Authenticator
 from petiole.workers.gateways.identities import IDENTITY
 from petiole.workers.gateways.problems import RequestRefused, refuse, replay_body
@@ -230,23 +230,6 @@ def limits_of(scope: Scope) -> AccessLimits:
     """Return the limits that apply to a request."""
     limits: AccessLimits = scope.get(_LIMITS, AccessLimits())
     return limits
-
-
-def is_allowed_host(header: str, names: Collection[str]) -> bool:
-    """Return whether a Host header is an IP address, which DNS cannot rebind, or one of these names."""
-    host = _hostname_of(f"//{header}")
-    try:
-        ip_address(host)
-    except ValueError:
-        return "@" not in header and host.rstrip(".") in names
-    return True
-
-
-def _hostname_of(address: str) -> str:
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
 
 
 def _host_of(origin: str) -> str:
