@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from petiole.events.arguments import checks_arguments
@@ -135,7 +134,7 @@ def _publish_edited_event(bus: BusRuntime, old: DeadLetter, new: DeadLetter, ope
     changed = tuple(dict.fromkeys(_find_changed_paths(old.document, new.document)))
     content = EditedLetter(letter_id=old.id, operator=operator, edited_to=new.id, fields=changed[:_MAX_NAMED_FIELDS])
     event_id = emitted_event_id(new.id, ReservedIndex.EDITED)
-    publish_audit_events(bus, [DeadLetterEditedEvent(event_id=event_id, timestamp=datetime.now(UTC), content=content)])
+    publish_audit_events(bus, [DeadLetterEditedEvent(event_id=event_id, content=content)])
 
 
 _MAX_NAMED_FIELDS = 50

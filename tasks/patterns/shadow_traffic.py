@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from petiole.events import clock
 from petiole.events.arguments import checks_arguments
 from petiole.events.content import Text
 from petiole.tasks.handling.current import CurrentDelivery, current_bus
@@ -53,7 +54,7 @@ def capture_output(context: CurrentDelivery) -> None:
         "event_type": event.event_type,
         "stream_id": event.stream_id,
         "correlation_id": event.correlation_id,
-        "at": datetime.now(UTC).isoformat(),
+        "at": clock.now().isoformat(),
         "shadow_events": [_to_document(validated) for validated in outbox.events],
         "delayed_count": len(outbox.delayed),
     }

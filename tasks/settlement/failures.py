@@ -11,11 +11,12 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NoReturn
 
 from celery.exceptions import Reject, Retry
 
+from petiole.events import clock
 from petiole.events.dead_letter import Cause, FailedAttempt
 from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable, error_type_of
 from petiole.events.event import Event
@@ -207,7 +208,7 @@ def _build_retry(
 
 def _build_failed_attempt(attempt: DeliveryAttempt, error: Exception) -> FailedAttempt:
     return FailedAttempt(
-        at=datetime.now(UTC),
+        at=clock.now(),
         worker=attempt.worker,
         error_type=error_type_of(error),
         error=safe_text(error_text(error), MAX_ATTEMPT_TEXT_LENGTH),

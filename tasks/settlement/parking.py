@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis.exceptions import RedisError
@@ -144,7 +144,7 @@ def _store(
         json.dumps(document, ensure_ascii=False),
         item_id=delivery_id,
         task_id=delivery_id,
-        due=due or datetime.now(UTC),
+        due=due or bus.now(),
         queue=need.queue,
         priority=_priority_of(document),
         displayed_arguments=str(document.get("event_type")),

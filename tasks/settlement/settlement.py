@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
+from petiole.events import clock
 from petiole.events.dead_letter import FailedAttempt
 from petiole.events.errors import BrokerUnavailable, LeaseLost, StateStoreUnavailable
 from petiole.events.texts import error_text, safe_text
@@ -241,7 +242,7 @@ def _begin_entry(
     """Begin the attempt of a queue entry. One that was fetched just now needs no round trip."""
     earlier = read_attempts(entry)
     crashes = entry.crashes or 0
-    earlier += tuple(FailedAttempt(at=datetime.now(UTC), worker="") for _ in range(crashes))
+    earlier += tuple(FailedAttempt(at=clock.now(), worker="") for _ in range(crashes))
     is_poison = crashes >= attempt.bus.settings.max_delivery_crashes
     history = AttemptHistory(earlier, is_poison=is_poison)
     is_recent = lease_clock() - attempt.fetched_at < MAX_CHECK_AGE_S

@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from redis import Redis
 
+from petiole.events import clock
 from petiole.events.dead_letter import FailedAttempt
 from petiole.tasks.stores.keys import Keys
 from petiole.tasks.stores.scripts import load_script
@@ -70,7 +71,7 @@ class Attempts:
         `consumer` is the id of the consumer that leases the message, if the broker has leases; otherwise `lease` is how
         long the attempt runs without `renew`. `abortable` is agent and flow, if the flow can be aborted.
         """
-        attempt = {"at": datetime.now(UTC).isoformat(), "worker": worker, "consumer": consumer}
+        attempt = {"at": clock.now().isoformat(), "worker": worker, "consumer": consumer}
         answer, *earlier = self._begin(
             keys=[
                 self._keys.inbox(delivery_id),

@@ -16,6 +16,7 @@ from typing import Literal
 
 from redis import Redis
 
+from petiole.events import clock
 from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.deliveries import PRIORITY_STEPS
 from petiole.tasks.stores.keys import Keys
@@ -115,7 +116,7 @@ class Parked:
         return f"{self._keys.parked}:{need.key}"
 
     def _arguments(self, need: Need, reason: str) -> list[str | int]:
-        description = json.dumps({"reason": reason, "since": datetime.now(UTC).timestamp()})
+        description = json.dumps({"reason": reason, "since": clock.now().timestamp()})
         return [self._keys.prefix, need.key, description, self._limit]
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from uuid import uuid4
+
+import time_machine
 
 from petiole.events.subscriptions import Subscription
+from petiole.tasks.settlement.parking import park_unknown_task
 from petiole.tasks.stores.delayed_messages import DelayedMessage
 from petiole.tasks.stores.deliveries import QueueEntry
 from petiole.tasks.stores.parked import Need
 from petiole.tasks.stores.publications import Lease
 from petiole.tasks.transport.commands import Fetched, QueueSource
+from tests.support.apps import a_bus
 from tests.support.engine import KEEP, QUEUE, Consumer, Engine, a_source, an_event, event_id_of
 
 NEED = Need(QUEUE, "handler", KEEP.name)
@@ -146,3 +153,20 @@ def test_a_message_of_another_broker_is_sent_again_when_it_is_due(engine: Engine
     (claimed,) = engine.stores.delayed_messages.claim_due()
     assert (claimed.id, claimed.queue, claimed.message) == ("now", QUEUE, "the message")
     assert engine.stores.delayed_messages.count() == 2
+
+
+def test_a_message_that_a_worker_with_a_wrong_clock_parks_is_sent_as_soon_as_it_is_released(
+    server_engine: Engine,
+) -> None:
+    bus = a_bus("memory://", state=server_engine.stores.client)
+    headers = {"task": KEEP.name, "id": str(uuid4())}
+    body = json.dumps([[json.loads(an_event().model_dump_json())], {}, {}])
+    message = SimpleNamespace(headers=headers, body=body, delivery_info={"routing_key": QUEUE}, delivery_tag="1")
+
+    with time_machine.travel(datetime.now(UTC) + timedelta(hours=1)):
+        assert park_unknown_task(bus, message)
+
+    (parked,) = bus.stores.parked.read()
+    assert parked.since < datetime.now(UTC) + timedelta(minutes=5)
+    bus.stores.parked.release(NEED)
+    assert len(bus.stores.delayed_messages.claim_due()) == 1
