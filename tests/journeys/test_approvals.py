@@ -6,21 +6,23 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
 from click.testing import Result
+from redis import Connection
 
 from petiole.events.catalog.orchestrator import ToolCall, ToolsRequest, ToolsRequestedEvent
-from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequestedEvent, ToolFailedEvent
+from petiole.events.catalog.tools import ApprovalGrantedEvent, ApprovalRequest, ApprovalRequestedEvent, ToolFailedEvent
 from petiole.events.errors import UsageError
 from petiole.events.ids import new_event_id
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.agents import tools as tools_agent
 from petiole.workers.state import team_state
 from petiole.workers.tools import ToolRegistry, approvals
-from tests.support.apps import command_line, serve_tools
+from tests.support.apps import a_bus, command_line, serve_tools
 from tests.support.errors import has_code
 from tests.support.inside import Inside
 
@@ -99,6 +101,32 @@ def test_a_call_that_is_granted_runs_and_who_granted_it_is_told(team, ran):
         "execution.started",
         "execution.completed",
     ]
+
+
+def test_many_approvals_are_found_in_few_round_trips_the_newest_first(clean_broker_url, monkeypatch):
+    send, sent = Connection.send_packed_command, list[object]()
+    with a_bus(clean_broker_url) as bus:
+        for number in range(1_200):
+            call = ApprovalRequest(
+                approval_id=f"a-{number}",
+                call_id="c",
+                tool="order",
+                fingerprint="f" * 64,
+                expires_at=datetime(2100, 1, 1, tzinfo=UTC) + timedelta(seconds=number),
+            )
+            approvals.open_approval(ApprovalRequestedEvent(stream_id="s", content=call), bus=bus)
+
+        def count(*args, **options):
+            sent.append(args)
+            send(*args, **options)
+
+        monkeypatch.setattr(Connection, "send_packed_command", count)
+
+        found = [approval.id for approval in approvals.find_approvals(bus=bus)]
+
+    assert len(set(found)) == 1_200
+    assert found[0] in {f"a-{number}" for number in range(1_190, 1_200)}
+    assert len(sent) < 50
 
 
 def test_what_waits_holds_no_worker(team, ran):

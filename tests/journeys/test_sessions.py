@@ -54,6 +54,18 @@ def test_sessions_are_listed_shown_and_ended(bus, typed, inside):
     assert inside.topics() == ["input.stream.ended"]
 
 
+def test_many_sessions_are_printed_as_they_are_read(bus, typed, inside):
+    inside.add_sessions(3_000)
+    tracemalloc.start()
+
+    headings, *rows = typed("--limit", "3000").splitlines()
+
+    assert tracemalloc.get_traced_memory()[1] < 12_000_000
+    tracemalloc.stop()
+    assert headings.split()[0] == "session"
+    assert {row.split()[0] for row in rows} == {f"s{number}" for number in range(3_000)}
+
+
 @pytest.mark.long
 def test_a_hundred_thousand_sessions_are_listed_at_once_within_a_limit(bus, typed, inside):
     inside.add_sessions(100_000)

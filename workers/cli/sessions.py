@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from itertools import islice
 
 import click
 
 from petiole.events.errors import unknown_session
 from petiole.tasks import Session, end_session
 from petiole.tasks.runtime import BusRuntime
+from petiole.tasks.stores.sessions import SessionInfo
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import connected_app, json_option
+
+_PAGE_ROWS = 500
 
 _MAX_CANDIDATES = 1_000
 """Among how many open sessions the one with the nearest name is looked for."""
@@ -82,25 +86,31 @@ def end(session_id: str, reason: str) -> None:
 
 def _print_sessions(bus: BusRuntime, limit: int, *, as_json: bool) -> None:
     store = bus.stores.sessions
-    sessions = [session for session in store.read_many(store.list_open(limit)) if session.state != "ended"]
+    sessions = (session for session in store.read_many(store.list_open(limit)) if session.state != "ended")
     if (more := store.count_open() - limit) > 0:
         click.echo(f"{more} more sessions are open; list them with --limit {limit + more}", err=True)
     if as_json:
         print_json([session.model_dump(mode="json") for session in sessions])
         return
     headings = ("session", "type", "state", "participants", "began", "last activity")
-    cells = [
-        (
-            session.session_id,
-            session.session_type,
-            session.state,
-            " ".join(one.id for one in session.participants) or "-",
-            f"{session.created_at:%Y-%m-%d %H:%M:%S}",
-            f"{session.last_activity:%Y-%m-%d %H:%M:%S}",
-        )
-        for session in sessions
-    ]
-    open_console().print(render_table(headings, cells))
+    cells = map(_build_row, sessions)
+    console, page = open_console(), list(islice(cells, _PAGE_ROWS))
+    console.print(render_table(headings, page))
+    while page := list(islice(cells, _PAGE_ROWS)):
+        table = render_table(headings, page)
+        table.show_header = False
+        console.print(table)
+
+
+def _build_row(session: SessionInfo) -> tuple[str, ...]:
+    return (
+        session.session_id,
+        session.session_type,
+        session.state,
+        " ".join(one.id for one in session.participants) or "-",
+        f"{session.created_at:%Y-%m-%d %H:%M:%S}",
+        f"{session.last_activity:%Y-%m-%d %H:%M:%S}",
+    )
 
 
 def _find_session(bus: BusRuntime, session_id: str) -> Session:

@@ -23,6 +23,7 @@ APPROVAL_STATES: tuple[ApprovalState, ...] = ("pending", "granted", "denied", "e
 
 
 _SCRIPTS = "petiole.workers.state.scripts"
+_PAGE_SIZE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,15 @@ class Approvals:
         return _build_record(approval_id, fields) if fields else None
 
     def iterate_newest(self) -> Iterator[ApprovalRecord]:
-        """Read all approvals, newest first."""
+        """Read all approvals, newest first, a page at a time."""
         ids: Any = self._client.zrevrange(self._keys.approvals, 0, -1)
-        for approval_id in ids:
-            if (record := self.get(approval_id)) is not None:
-                yield record
+        for first in range(0, len(ids), _PAGE_SIZE):
+            page = ids[first : first + _PAGE_SIZE]
+            with self._client.pipeline(transaction=False) as pipeline:
+                for approval_id in page:
+                    pipeline.hgetall(self._keys.approval(approval_id))
+                found = pipeline.execute()
+            yield from (_build_record(*each) for each in zip(page, found, strict=True) if each[1])
 
 
 def _build_record(approval_id: str, fields: Mapping[str, str]) -> ApprovalRecord:
