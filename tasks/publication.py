@@ -217,7 +217,7 @@ class PublishTask(BusTask):
     def _send(
         self, validated: ValidatedEvent, due: datetime | None, options: dict[str, Any], *, is_refusable: bool
     ) -> AsyncResult[Any]:
-        self.bus.require_broker()
+        self.bus.check_addresses()
         if is_refusable:
             self._check_accepting(validated.event)
         priority, driver = validated.event.priority, self.bus.driver

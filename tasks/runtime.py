@@ -36,7 +36,7 @@ from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.stores import Stores, open_stores
 from petiole.tasks.stores.clock import Clock
 from petiole.tasks.stores.connection_pool import NoFreeConnection
-from petiole.tasks.stores.connections import SCHEMES, SENTINEL_SCHEME, ServerRefused, open_client
+from petiole.tasks.stores.connections import SCHEMES, SENTINEL_SCHEME, ServerRefused, open_client, split_master_name
 from petiole.tasks.transport import without_transport_prefix
 from petiole.tasks.transport.address import check_broker_address, check_state_address, redis_address
 from petiole.tasks.trust.trust import Trust
@@ -201,9 +201,15 @@ class BusRuntime:
     def check_addresses(self) -> None:
         """Raise NotConfigured if there is no broker or no state store, or the address of one cannot be used."""
         self.require_broker()
-        check_broker_address(joined(self.app.conf.broker_read_url))
+        self._check_master_name("the broker", check_broker_address(joined(self.app.conf.broker_read_url)))
         if self._state is None:
-            self._require_state_url()
+            self._check_master_name("the state store", self._require_state_url())
+
+    def _check_master_name(self, what: str, url: str) -> None:
+        is_named = split_master_name(url)[1] or (self.app.conf.broker_transport_options or {}).get("master_name")
+        if url.startswith(SENTINEL_SCHEME) and not is_named:
+            remedy = "its address names no master: append ?master_name=NAME, the name that Sentinel monitors"
+            raise NotConfigured(what, remedy)
 
     @cached_property
     def publishes_atomically(self) -> bool:
@@ -304,8 +310,9 @@ class BusRuntime:
         return self._open(partial(open_client, max_connections=self.settings.max_state_connections))
 
     def _open(self, open_: Callable[..., Resource]) -> Resource:
+        url = self._require_state_url()
         try:
-            return open_(self._require_state_url(), self.app.conf.broker_transport_options, **_CLIENT)
+            return open_(url, self.app.conf.broker_transport_options, **_CLIENT)
         except ValueError as error:
             raise NotConfigured(
                 "the state store", f"correct PETIOLE_STATE_URL, or the broker's address: {error}"
