@@ -15,7 +15,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from petiole.events.errors import NotConfigured, UsageError
 from petiole.tasks.runtime import BusRuntime
-from petiole.tasks.stores.connections import ServerRefused
+from petiole.tasks.stores.connections import NO_DATABASE, ServerRefused
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def check_servers(bus: BusRuntime) -> None:
     """Raise UsageError if the broker or the state store cannot be used; one that does not answer is not checked."""
     if bus.driver == "memory":
         return  # in this process, where all keys are kept
-    with suppress(*_UNREACHABLE, NotConfigured):
+    with suppress(*_UNREACHABLE):
         _check_server(bus.state_store_name, bus.redis)
     if bus.driver == "redis" and bus.has_own_state_store:
         with suppress(*_UNREACHABLE), bus.app.connection_for_read() as connection, connection.channel() as channel:
@@ -40,6 +40,9 @@ def _check_server(name: str, client: Any) -> None:
         policy = client.info("memory").get("maxmemory_policy", _SAFE_POLICY)
         is_in_cluster = bool(client.info("cluster").get("cluster_enabled"))
     except ServerRefused as refusal:
+        if NO_DATABASE in str(refusal):
+            remedy = "the server has no database of this number; correct its address, or raise the server's `databases`"
+            raise NotConfigured(name, remedy) from refusal
         # An account may lack the right to ask.
         log.warning("server.unchecked", extra={"server": name, "reason": str(refusal)})
         return

@@ -45,6 +45,9 @@ REFUSAL_CODES = frozenset(
 )
 """First words of the error replies that are an outage. OOM is none: reads and acknowledgements continue."""
 
+NO_DATABASE = "DB index is out of range"
+"""The error reply to a connection to a database that the server does not have; no command can be executed."""
+
 _SENTINEL_PORT = 26379
 
 SENTINEL_TIMEOUTS: Mapping[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
@@ -65,7 +68,7 @@ def refusal_of(error: ResponseError | BusyLoadingError) -> ServerRefused | None:
     code = "LOADING" if isinstance(error, BusyLoadingError) else error.status_code or str(error).partition(" ")[0]
     if "non local key" in str(error):  # what a script tells in cluster mode
         code = "CROSSSLOT"
-    if code not in REFUSAL_CODES:
+    if code not in REFUSAL_CODES and NO_DATABASE not in str(error):
         return None
     return ServerRefused(f"the server refuses commands: {code} {str(error).removeprefix(code).strip()}")
 

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES
 from redis import ConnectionPool
+from redis.exceptions import RedisError
 
 from petiole.events.errors import NotConfigured
 
@@ -30,10 +31,26 @@ _SYNONYMS = {"valkey": "redis", "valkeys": "rediss", "unix": "redis+socket", "re
 _SERVED = "redis://, rediss://, unix://, sentinel://, amqp:// or amqps://"
 _SECRETS = re.compile(r"(://[^\s:/@;]*):[^\s;\"]*@|((?:^|[?&])\w*password=)[^\s&;]*", re.IGNORECASE)
 
+_PLAIN_URL = re.compile(r"([\w+.-]+://)?([\w.-]*|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[^@:]*)?(\?[^@]*)?", re.ASCII)
+
 
 def mask_secrets(text: str) -> str:
     """Replace the passwords of all URLs in a text by ***; they may contain characters that are not escaped."""
     return _SECRETS.sub(lambda found: f"{found[2] or f'{found[1]}:'}***{'' if found[2] else '@'}", text)
+
+
+def mask_address(value: str) -> str:
+    """Replace the account of each address in a list by ***: it may have any character that is not escaped."""
+    return ";".join(map(_mask_url, re.split(r";(?=[\w+.-]+://)", value)))
+
+
+def _mask_url(url: str) -> str:
+    if _PLAIN_URL.fullmatch(url):
+        return mask_secrets(url)
+    scheme, separator, rest = url.partition("://")
+    _, at, host = rest.rpartition("@")
+    # Without an @, all of it may be part of a password.
+    return f"{scheme}://***{mask_secrets(at + host) if at else ''}" if separator else "***"
 
 
 @lru_cache
@@ -83,9 +100,9 @@ def _check_broker_url(url: str) -> str:
     known = rest.partition("?")[0] if scheme == "sentinel" else rest
     try:
         Connection(f"{scheme}://{known}")
-    except (TypeError, ValueError):
-        raise _broker_error(f"{_options(rest)}: set them in `broker_transport_options`") from None
-    except KeyError:
+    except (TypeError, ValueError, KeyError):
+        if scheme in _REDIS:
+            raise _broker_error(f"{_options(rest)}: set them in `broker_transport_options`") from None
         raise _broker_error(f"there is no broker for {_shown(scheme)}; use {_SERVED}") from None
     checked = f"{scheme}://{rest}"
     return with_transport_prefix(checked) if url.startswith(PREFIX) else checked
@@ -103,7 +120,7 @@ def _check_state_url(url: str) -> str:
     converted = redis_address(f"{scheme}://{rest}")
     try:
         ConnectionPool.from_url(converted).make_connection()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RedisError):
         raise _state_error(f"{_options(rest)}: remove them") from None
     return converted
 
@@ -116,6 +133,10 @@ def _problem_of(scheme: str, separator: str, rest: str) -> str | None:
         return (
             "Redis Cluster is not served, because one script writes keys of several slots; use one server or Sentinel"
         )
+    options = parse_qsl(rest.partition("?")[2], keep_blank_values=True)
+    databases = [value for name, value in options if name in {"db", "virtual_host"}]
+    if scheme == "redis+socket" and not all(re.fullmatch("[0-9]+", database) for database in databases):
+        return "the `db` of its address is no database number; write it as unix:///PATH?db=0"
     has_host = scheme in _REDIS - {"redis+socket"} or scheme in {"amqp", "amqps", "pyamqp"}
     return next(_problems_of_host(scheme, rest), None) if has_host else None
 
@@ -124,6 +145,8 @@ def _problems_of_host(scheme: str, rest: str) -> Iterator[str]:
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in rest[len(authority) :]:
         yield "its password has a character that is not escaped; write '/' as %2F, '?' as %3F, '#' as %23, '@' as %40"
+    if re.fullmatch(r"[0-9a-fA-F]*(:[0-9a-fA-F.]*){2,}", authority.rpartition("@")[2]):
+        yield f"its host is an IPv6 address without brackets; write it as {scheme}://[::1]:PORT"
     if "," in authority.rpartition("@")[2]:
         yield f"its hosts are separated by ','; give several as {scheme}://HOST1;{scheme}://HOST2"
     try:
@@ -136,7 +159,7 @@ def _problems_of_host(scheme: str, rest: str) -> Iterator[str]:
             "its port is no number from 1 to 65535, or its password has a character that is not escaped; "
             "write '/' as %2F, '[' as %5B, ':' as %3A, ';' as %3B"
         )
-    elif scheme in _REDIS and path not in {"", "/"} and not path.strip("/").isdecimal():
+    elif scheme in _REDIS and path not in {"", "/"} and not re.fullmatch("[0-9]+", path.strip("/")):
         yield "the path of its address is no database number; write it as redis://HOST:6379/0"
 
 

@@ -17,7 +17,10 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
+from petiole.events import TextContent, TextMessageEvent
+from petiole.events.errors import BrokerUnavailable, NotConfigured
 from petiole.workers.process.embedded_broker import server_binary
+from tests.support.apps import a_bus
 
 EVENTS = 100
 
@@ -244,3 +247,12 @@ def _has_ipv6() -> bool:
     with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
         return True
     return False
+
+
+def test_a_database_that_the_server_does_not_have_is_refused_with_what_to_do(clean_broker_url):
+    bus = a_bus(f"{clean_broker_url.rpartition('/')[0]}/99")
+
+    with pytest.raises(BrokerUnavailable, match="DB index is out of range"):
+        bus.publish(TextMessageEvent(stream_id="s", content=TextContent(text="hi")))
+    with pytest.raises(NotConfigured, match="the server has no database of this number"):
+        bus.check_configuration()

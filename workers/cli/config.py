@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 from petiole.tasks.bus import default_bus
 from petiole.tasks.runtime import BusRuntime, joined
 from petiole.tasks.settings import Settings, variable_of
-from petiole.tasks.transport.address import mask_secrets
+from petiole.tasks.transport.address import mask_address, mask_secrets
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import json_option
 from petiole.workers.settings import MODELS
@@ -74,8 +74,8 @@ def _address_and_source(bus: BusRuntime, name: str) -> tuple[str, str]:
     """Find an address, which Celery's configuration or the embedded broker may give as well."""
     settings = bus.settings
     if given := getattr(settings, name):
-        return mask_secrets(given), "environment"
-    address = mask_secrets(joined(bus.app.conf.broker_write_url))
+        return mask_address(given), "environment"
+    address = mask_address(joined(bus.app.conf.broker_write_url))
     if name == "state_url":
         return address, "broker"
     if not address:

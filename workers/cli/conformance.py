@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
-from petiole.tasks.transport.address import mask_secrets
+from petiole.tasks.transport.address import mask_address
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._options import json_option
 from petiole.workers.conformance import promises
@@ -34,7 +34,7 @@ def command(ctx: click.Context, brokers: tuple[str, ...], state_store: str, *, a
     """
     for broker in brokers:
         if not broker.startswith(("redis", "rediss", "sentinel")) and not state_store:
-            raise click.UsageError(f"{mask_secrets(broker)} stores no state; give a Redis with --state-store")
+            raise click.UsageError(f"{mask_address(broker)} stores no state; give a Redis with --state-store")
     results: dict[str, dict[str, IsKept]] = defaultdict(dict)
     for broker in ("", *brokers):
         with _quiet(), closing(System(broker, "" if broker.startswith("redis") else state_store)) as system:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from celery import Celery
 
+from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import NotConfigured
 from petiole.tasks import EventBus
 from petiole.tasks.settings import Settings
@@ -16,7 +19,9 @@ from petiole.tasks.transport.address import (
     mask_secrets,
     result_backend,
 )
+from petiole.workers.cli.config import effective_settings
 from petiole.workers.observability.logging import build_formatter
+from tests.support.apps import a_bus
 
 SECRET = "s3cretpw"
 
@@ -43,6 +48,11 @@ REFUSED = [
     (f"http://u:{SECRET}@h", "PETIOLE_"),
     (f"redis://:{SECRET}@h;amqp://i", "PETIOLE_"),
     (f"redis://:{SECRET}@h;i:1", "no scheme"),
+    ("rediss://h?ssl_cert_reqs=bogus", r"\(ssl_cert_reqs\)"),
+    ("redis://h?protocol=9", r"\(protocol\)"),
+    ("unix:///x?db=a", "unix:///PATH\\?db=0"),
+    ("redis://h/٣", "database number"),
+    (f"redis://:{SECRET}@::1:6379/0", r"redis://\[::1\]:PORT"),
 ]
 
 
@@ -111,6 +121,55 @@ def test_results_are_kept_at_one_redis_only():
 )
 def test_passwords_of_addresses_are_masked_in_any_text(text, masked):
     assert mask_secrets(text) == masked
+
+
+@pytest.mark.parametrize(
+    ("address", "masked"),
+    [
+        (f'redis://:{SECRET}"{SECRET}@127.0.0.1:1/0', "redis://***@127.0.0.1:1/0"),
+        (f"redis://user:p;{SECRET}@h:1;redis://b:2", "redis://***@h:1;redis://b:2"),
+        (f"amqp://u:{SECRET}/#?x@y@h:1//", "amqp://***@h:1//"),
+        (f"redis://:{SECRET}", "redis://***"),
+        (f"u:{SECRET}@h", "***"),
+        (f"unix:///s?db=1&password={SECRET}", "unix:///s?db=1&password=***"),
+        ("sentinel://[::1]:1;sentinel://b/0?master_name=m", "sentinel://[::1]:1;sentinel://b/0?master_name=m"),
+    ],
+)
+def test_a_setting_with_an_address_shows_no_part_of_a_password(address, masked, monkeypatch):
+    monkeypatch.setenv("PETIOLE_STATE_URL", address)
+    shown = {each.variable: each.value for each in effective_settings(a_bus("memory://"))}
+
+    assert shown["PETIOLE_STATE_URL"] == masked
+
+
+@pytest.mark.parametrize("act", ["publish", "delay", "check_configuration"])
+def test_an_address_of_sentinel_without_a_master_is_refused_wherever_it_is_used(act):
+    bus = a_bus("memory://", settings=Settings(state_url="sentinel://h:1/0"))
+    event = TextMessageEvent(stream_id="s", content=TextContent(text="hi"))
+    acts: dict[str, Callable[[], object]] = {
+        "publish": partial(bus.publish, event),
+        "delay": partial(bus.publish.delay, event),
+        "check_configuration": bus.check_configuration,
+    }
+
+    with pytest.raises(NotConfigured, match=r"^the state store is not configured: .*append \?master_name=NAME"):
+        acts[act]()
+
+
+def test_a_refusal_of_the_state_stores_address_is_told_once():
+    bus = a_bus("memory://", settings=Settings(state_url="redis://h/shop"))
+
+    with pytest.raises(NotConfigured) as refusal:
+        bus.publish(TextMessageEvent(stream_id="s", content=TextContent(text="hi")))
+
+    assert str(refusal.value).count("is not configured") == 1
+
+
+def test_the_broker_needs_a_master_too_unless_celery_names_it():
+    with pytest.raises(NotConfigured, match=r"the broker is not configured: .*master_name"):
+        a_bus("sentinel://h:1/0", settings=Settings(state_url="redis://h")).check_addresses()
+
+    a_bus("sentinel://h:1/0", conf={"broker_transport_options": {"master_name": "m"}}).check_addresses()
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
