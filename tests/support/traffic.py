@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from petiole.events import TextContent, TextMessageEvent
 from petiole.events.errors import Retryable
@@ -61,6 +62,8 @@ class Tally:
     """What was published and what became of it, counted by what stands in the history."""
 
     acknowledged: list[str] = field(default_factory=list)
+    acknowledged_at: dict[str, float] = field(default_factory=dict)
+    """By event, in s of the monotonic clock."""
     refused: Counter[str] = field(default_factory=Counter)
     """Errors that publishers got, by class."""
     runs: Path | None = None
@@ -96,8 +99,8 @@ class Tally:
 class Publisher:
     """A thread that publishes one event after another and counts acknowledgements and errors."""
 
-    def __init__(self, url: str, tally: Tally, *, by: str = "run", pause_s: float = 0.01) -> None:
-        self._bus = a_bus(url)
+    def __init__(self, url: str, tally: Tally, *, by: str = "run", pause_s: float = 0.01, **settings: Any) -> None:
+        self._bus = a_bus(url, **settings)
         self._tally = tally
         self._by = by
         self._pause_s = pause_s
@@ -133,4 +136,5 @@ class Publisher:
                 self.unexpected = error
                 return
             else:
+                self._tally.acknowledged_at[event.event_id] = time.monotonic()
                 self._tally.acknowledged.append(event.event_id)
