@@ -1,8 +1,8 @@
-"""An hour of everything at once, at random: `make faults`. PETIOLE_ATTACK_S sets how long, PETIOLE_ATTACK_SEED what.
+"""Half an hour of everything at once, at random: `make faults`. PETIOLE_ATTACK_S sets how long, _SEED which faults.
 
 Workers of every pool behind three Sentinels are killed, stopped and told to end; their clocks jump by an hour; the
-server refuses, forgets, and another takes its place; handlers end in every way that Python knows. In rounds: each
-begins with an emptied server under living workers, and ends when all is calm and each event is accounted for.
+server refuses, forgets, and another takes its place; handlers end in every way that Python knows. In rounds: in each
+the server is emptied once, among the faults, and it ends when all is calm and each later event is accounted for.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ SEED = int(os.environ.get("PETIOLE_ATTACK_SEED", random.randrange(1_000_000)))
 LASTS_S = float(os.environ.get("PETIOLE_ATTACK_S", "1800" if IS_FULL else "60"))
 ROUND_S = 90.0
 STARTED_S = 15.0
+PROBED_S = 20.0
 CALM_S = 120.0
 """How long nothing may be settled in the calm before what is left counts as lost."""
 
@@ -178,21 +179,19 @@ class Attack:
             wait_until(lambda: len(Inside(client).subscriptions()) == len(SUBSCRIPTIONS), 30, system.logs)
 
     def round(self) -> None:
-        """Empty the server, attack for a while, and account for each event once all is calm."""
+        """Attack, empty the server, attack for a while, and account for each event once all is calm."""
         publishers = [Publisher(self._pair.url, self.tally, random.Random(self._rng.random())) for _ in range(2)]
         for publisher in publishers:
             publisher.start()
         self._wait(self._rng.uniform(1, 3))
+        for _ in range(self._rng.randrange(6)):
+            self._attack()
         with self._primary() as client:
             server_faults.forget_everything(client)
         self.tally.faults["FLUSHALL"] += 1
         emptied_at = time.monotonic()
         while time.monotonic() - emptied_at < ROUND_S:
-            fault = self._rng.choice(self._faults())
-            self.tally.faults[fault.__name__.strip("_")] += 1
-            fault()
-            self._look()
-            self._wait(self._rng.uniform(0.2, 2))
+            self._attack()
         for publisher in publishers:
             publisher.ends.set()
         for publisher in publishers:
@@ -201,6 +200,13 @@ class Attack:
         published = [each for publisher in publishers for each in publisher.acknowledged]
         wiped = {event_id for event_id, _, began in published if began < emptied_at}
         self._account({event_id: text for event_id, text, _ in published}, wiped)
+
+    def _attack(self) -> None:
+        fault = self._rng.choice(self._faults())
+        self.tally.faults[fault.__name__.strip("_")] += 1
+        fault()
+        self._look()
+        self._wait(self._rng.uniform(0.2, 2))
 
     def _faults(self) -> list[Callable[[], None]]:
         on_workers = [self._kill, self._kill, self._kill_child, self._terminate, self._quit, self._stand_still]
@@ -335,7 +341,7 @@ class Attack:
                 self.tally.stalls.append(f"{node} ended by itself with {process.returncode}")
                 del self._workers[node]
                 self._start_worker()
-            elif time.monotonic() - started_at > 60 and (problem := find_liveness_problem(node)):
+            elif time.monotonic() - started_at > PROBED_S and (problem := find_liveness_problem(node)):
                 self.tally.stalls.append(problem)
 
     def _account(self, acknowledged: dict[str, str], wiped: set[str]) -> None:
