@@ -103,6 +103,7 @@ def test_a_failover_of_broker_and_state_store_loses_nothing_that_the_replica_had
     assert max(silences) < HANDLED_WITHIN_S
 
 
+@pytest.mark.long
 def test_a_failover_loses_no_more_than_the_last_two_seconds(  # noqa: PLR0917 - fixtures
     system, pair, counts, workers, eventually, capsys
 ):
