@@ -64,8 +64,8 @@ def facts_of(message: dict[str, Any]) -> dict[str, Any]:
     body, properties = message["body"], message["properties"]
     if properties.get("body_encoding") == "base64":
         body = base64.b64decode(body)
-    # A message's `traceparent` is for workers of other libraries; ours read the event's.
-    ignored = {"origin", "traceparent"}
+    # A message's `traceparent` is for workers of other libraries; ours read the event's. An entry has its own `due`.
+    ignored = {"origin", "traceparent", "petiole_due"}
     headers = {name: value for name, value in message["headers"].items() if value is not None and name not in ignored}
     return {
         "body": json.loads(body),

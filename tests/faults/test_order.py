@@ -17,7 +17,7 @@ import pytest
 
 IS_FULL = os.environ.get("PETIOLE_FAULTS") == "full"
 STREAMS, EACH, KILLS = (1_000, 100, 10) if IS_FULL else (40, 15, 1)
-LIMIT_S = 1_200 if IS_FULL else 100
+LIMIT_S = 2_400 if IS_FULL else 100
 
 AGENT = """
 import os, random, threading
