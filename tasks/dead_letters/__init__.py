@@ -14,7 +14,7 @@
     dead_letters.replay(dead_letters.DeadLetterQuery(cause="failed"), rate_hz=50, canary=5)
 
 `tasks/settlement/dead_lettering.py` stores them. The worker that handles a replay records its outcome. Every operation
-is published as a `dead_letters.…` event (audit.py). The command line has the same: `petiole dead-letters`.
+is published as a `dead_letters.…` event (tasks/operations/audit.py). `petiole dead-letters` has the same.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from dataclasses import replace
 from petiole.events.arguments import checks_arguments
 from petiole.events.catalog.dead_letters import DeadLetterDiscardedEvent, DiscardedLetter
 from petiole.events.content import Text
-from petiole.tasks.dead_letters.audit import publish_audit_events
 from petiole.tasks.dead_letters.selection import QUERY, DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
+from petiole.tasks.operations.audit import publish_audit_events
 from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.publication import batched
 from petiole.tasks.runtime import BusRuntime

@@ -18,9 +18,9 @@ from petiole.events.errors import InvalidEvent, cannot_edit, unknown_dead_letter
 from petiole.events.event import SIGNATURE
 from petiole.events.ids import ReservedIndex, edited_letter_id, emitted_event_id
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
-from petiole.tasks.dead_letters.audit import publish_audit_events
 from petiole.tasks.dead_letters.selection import get_dead_letter
 from petiole.tasks.handling.current import current_bus
+from petiole.tasks.operations.audit import publish_audit_events
 from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.publishing.document import Document, parse_event, validate_event
 from petiole.tasks.runtime import BusRuntime
@@ -63,13 +63,15 @@ def edit(
         raise cannot_edit(letter_id, "state", _REFUSAL_REASONS[old.state])
     _check(bus, old.letter, event)
     new = _build_replacement(bus, old.letter, event, subscription)
+    audit_event = _build_edited_event(old.letter, new, operator or current_operator())
+    bus.trust.require_permission(audit_event, OPERATOR)
     with bus.state_store_access("editing a dead letter"):
         answer = bus.stores.dead_letters.replace(letter_id, new)
     if answer == "deleted":
         raise unknown_dead_letter(letter_id)
     if answer != "edited":
         raise cannot_edit(letter_id, "state", _REFUSAL_REASONS[answer])
-    _publish_edited_event(bus, old.letter, new, operator or current_operator())
+    publish_audit_events(bus, [audit_event])
     return new
 
 
@@ -130,11 +132,11 @@ def _destination(bus: BusRuntime, letter: DeadLetter, subscription: str | None) 
     return {"subscription": PUBLISH_TASK, "queue": PUBLISH_QUEUE, "message_group": None}
 
 
-def _publish_edited_event(bus: BusRuntime, old: DeadLetter, new: DeadLetter, operator: str) -> None:
+def _build_edited_event(old: DeadLetter, new: DeadLetter, operator: str) -> DeadLetterEditedEvent:
     changed = tuple(dict.fromkeys(_find_changed_paths(old.document, new.document)))
     content = EditedLetter(letter_id=old.id, operator=operator, edited_to=new.id, fields=changed[:_MAX_NAMED_FIELDS])
     event_id = emitted_event_id(new.id, ReservedIndex.EDITED)
-    publish_audit_events(bus, [DeadLetterEditedEvent(event_id=event_id, content=content)])
+    return DeadLetterEditedEvent(event_id=event_id, content=content)
 
 
 _MAX_NAMED_FIELDS = 50

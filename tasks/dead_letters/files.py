@@ -23,9 +23,9 @@ from petiole.events.errors import invalid_dead_letter
 from petiole.events.errors.base import describe
 from petiole.events.event import UtcDatetime
 from petiole.events.texts import parse_json
-from petiole.tasks.dead_letters.audit import publish_audit_events
 from petiole.tasks.dead_letters.selection import QUERY, DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
+from petiole.tasks.operations.audit import publish_audit_events
 from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.dead_letters import DeadLetterRecord, DeadLetterState

@@ -33,10 +33,10 @@ from petiole.events.errors import CannotReplay
 from petiole.events.ids import ReservedIndex, emitted_event_id
 from petiole.tasks.broker.producer import ConfirmingProducer, open_producer
 from petiole.tasks.broker.topology import PUBLISH_TASK
-from petiole.tasks.dead_letters.audit import publish_audit_events
 from petiole.tasks.dead_letters.replay_messages import LetterReplay, build_replay, build_replay_start, send_replay
 from petiole.tasks.dead_letters.selection import QUERY, DeadLetterQuery, find_dead_letters
 from petiole.tasks.handling.current import current_bus
+from petiole.tasks.operations.audit import publish_audit_events
 from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.dead_letters import DeadLetterRecord

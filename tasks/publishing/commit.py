@@ -10,7 +10,7 @@ There are two implementations:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
@@ -88,6 +88,7 @@ def commit(
     is_refusable: bool = False,
     capacity_timeout: timedelta | None = None,
     registration: ReplyRegistration | None = None,
+    skipped_queues: Collection[str] = (),
 ) -> list[Publication]:
     """Publish events in order, and settle a delivery and store delayed messages with them. Safe to repeat.
 
@@ -99,6 +100,7 @@ def commit(
         is_refusable: raise SystemStopping if the system was shut down.
         capacity_timeout: how long to wait for room in a full queue; by default PETIOLE_QUEUE_FULL_TIMEOUT_S.
         registration: the pending request, if the first event is a request; it is stored before the event is sent.
+        skipped_queues: queues that get nothing. Only one Redis has full queues, so only it looks here.
 
     Raises:
         NotConfigured, SystemStopping, QueueFull, BrokerUnavailable, BrokerFull, StateStoreUnavailable: nothing was
@@ -120,6 +122,7 @@ def commit(
                 registration,
                 is_refusable=is_refusable,
                 capacity_timeout=capacity_timeout,
+                skipped_queues=skipped_queues,
             )
         else:
             publications = _commit_in_steps(bus, events, settlement, delayed, registration)
@@ -164,6 +167,7 @@ def _commit_atomically(
     *,
     is_refusable: bool,
     capacity_timeout: timedelta | None,
+    skipped_queues: Collection[str],
 ) -> list[Publication]:
     """Publish in one script call. Route again if the directory has changed, and wait for room in a full queue."""
     if capacity_timeout is None:
@@ -172,6 +176,8 @@ def _commit_atomically(
     while True:
         table = bus.cached_routing()
         routes = [_routes(table, event) for event in events]
+        if skipped_queues:
+            routes = [[each for each in some if each.subscription.queue not in skipped_queues] for some in routes]
         outgoing = [_build_outgoing_event(bus, *pair) for pair in zip(events, routes, strict=True)]
         result = _call_store(
             partial(bus.stores.publications.publish, outgoing, table.version, settlement, delayed, registration), events

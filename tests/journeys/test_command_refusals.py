@@ -96,4 +96,6 @@ def test_a_command_refuses_what_it_cannot_take_by_its_name(harness, monkeypatch,
     assert "Error: " in done.output
     assert named in done.output.replace("\n", " ")
     assert "Traceback" not in done.output
-    assert harness.published_events() == harness.dead_letters() == []
+    published = {each.event_type for each in harness.published_events()}
+    assert published <= {"operator.action.recorded"}, "a refusal may be recorded"
+    assert harness.dead_letters() == []

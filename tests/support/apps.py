@@ -25,6 +25,7 @@ from petiole.workers.cli import petiole
 from petiole.workers.tools import ToolRegistry
 
 _COMMANDS = (
+    "agents",
     "approvals",
     "breakers",
     "chat",
@@ -33,6 +34,7 @@ _COMMANDS = (
     "doctor",
     "memory",
     "parked",
+    "replay",
     "sessions",
     "shadows",
     "subscriptions",

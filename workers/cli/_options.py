@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import sys
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,14 +18,20 @@ from typing import Any
 import click
 from celery.utils.imports import cwd_in_path
 
+from petiole.events.catalog.operator import OperatorAction
 from petiole.events.errors import UsageError
 from petiole.events.registry import EventRegistry
+from petiole.events.texts import safe_text
 from petiole.events.topics import check_pattern
 from petiole.tasks.bus import default_bus
+from petiole.tasks.operations.audit import record_action
+from petiole.tasks.operations.operator import current_operator
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.observability.tracing import install_tracing
 from petiole.workers.process.discovery import load_agents
 from petiole.workers.settings import WorkerSettings
+
+_MAX_REASON_LENGTH = 500
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 auth_option = click.option("--auth", "always", is_flag=True, help="Ask callers on this machine for a token, too.")
@@ -34,6 +41,7 @@ operator_option = click.option(
     default=lambda: WorkerSettings().operator,
     help="Who does this; by default PETIOLE_OPERATOR, else user@host.",
 )
+reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; it is recorded.")
 
 
 def parse_json_object(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, object]:  # noqa: ARG001 - click's signature
@@ -100,6 +108,16 @@ def connected_app() -> BusRuntime:
     default_bus.require_broker()
     install_tracing()
     return default_bus
+
+
+def acting(
+    bus: BusRuntime, action: str, target: str, *, operator: str | None, reason: str
+) -> AbstractContextManager[None]:
+    """Record that an operator does what the block does, and what came of it. Raises BrokerUnavailable."""
+    who, why = operator or current_operator(), safe_text(reason, _MAX_REASON_LENGTH)
+    return record_action(
+        bus, OperatorAction(operator=who, role="operator", action=action, target=safe_text(target) or "-", reason=why)
+    )
 
 
 def load_types(bus: BusRuntime) -> EventRegistry:

@@ -16,11 +16,19 @@ from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.cluster_lifecycle import AgentOverride, Cluster, ServingState, Worker
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._handlers import describe_without_handler, find_without_handler
-from petiole.workers.cli._options import connected_app, format_command, json_option
+from petiole.workers.cli._options import (
+    acting,
+    connected_app,
+    format_command,
+    json_option,
+    operator_option,
+    reason_option,
+)
 
 _INSPECT_TIMEOUT_S = 1.0
 _APPLY_TIMEOUT_S = 15.0
 _POLL_INTERVAL_S = 0.05
+_OVERRIDES: Mapping[str, AgentOverride | None] = {"pause": "paused", "stop": "stopped", "resume": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,38 +86,45 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
 
 @command.command
 @click.argument("name")
-def pause(name: str) -> None:
+@operator_option
+@reason_option
+def pause(name: str, operator: str | None, reason: str) -> None:
     """Pause the agent NAME in all workers, also in workers that start later, until it is resumed.
 
     Its queue continues to fill. Running handlers finish.
     """
-    _mark_agent(name, "paused")
+    _mark_agent(name, "pause", operator, reason)
 
 
 @command.command
 @click.argument("name")
-def stop(name: str) -> None:
+@operator_option
+@reason_option
+def stop(name: str, operator: str | None, reason: str) -> None:
     """Stop the agent NAME: as pause, and publish `agent.stopped` once its running handlers have finished."""
-    _mark_agent(name, "stopped")
+    _mark_agent(name, "stop", operator, reason)
 
 
 @command.command
 @click.argument("name")
-def resume(name: str) -> None:
+@operator_option
+@reason_option
+def resume(name: str, operator: str | None, reason: str) -> None:
     """Resume the agent NAME in all workers."""
-    _mark_agent(name, None)
+    _mark_agent(name, "resume", operator, reason)
 
 
-def _mark_agent(name: str, mark: AgentOverride | None) -> None:
+def _mark_agent(name: str, action: str, operator: str | None, reason: str) -> None:
     """Store an agent's override, and wait until every worker has applied it. Raises UsageError, ClickException."""
-    bus = connected_app()
+    bus, mark = connected_app(), _OVERRIDES[action]
     membership = bus.stores.cluster_membership
     _, subscriptions = bus.stores.directory.read()
     known = {*(subscription.queue for subscription in subscriptions), *_agent_states(membership.read())}
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
         raise click.UsageError(f"unknown agent {name!r}{f'; did you mean {nearest[0]!r}?' if nearest else ''}")
-    membership.set_override(name, mark)
+    with acting(bus, f"agent.{action}", name, operator=operator, reason=reason):
+        membership.set_override(name, mark)
     deadline = time.monotonic() + _APPLY_TIMEOUT_S
     while pending := _pending_nodes(membership.read(), name, mark):
         if time.monotonic() > deadline:

@@ -9,7 +9,14 @@ from itertools import islice
 import click
 
 from petiole.workers.cli._console import open_console, print_json
-from petiole.workers.cli._options import connected_app, format_command, json_option, operator_option
+from petiole.workers.cli._options import (
+    acting,
+    connected_app,
+    format_command,
+    json_option,
+    operator_option,
+    reason_option,
+)
 from petiole.workers.observability.flow_tree import shorten
 from petiole.workers.observability.printable import replace_unprintable
 from petiole.workers.tools import approvals
@@ -64,10 +71,14 @@ def show(approval_id: str, *, as_json: bool) -> None:
 @command.command
 @click.argument("approval_id", metavar="ID")
 @operator_option
+@reason_option
 @json_option
-def grant(approval_id: str, *, operator: str | None, as_json: bool) -> None:
+def grant(approval_id: str, *, operator: str | None, reason: str, as_json: bool) -> None:
     """Grant the call with exactly the arguments that `show` prints."""
-    _print_approval(approvals.grant(approval_id, by=operator, bus=connected_app()), as_json=as_json)
+    bus = connected_app()
+    with acting(bus, "approval.grant", approval_id, operator=operator, reason=reason):
+        approval = approvals.grant(approval_id, by=operator, reason=reason, bus=bus)
+    _print_approval(approval, as_json=as_json)
 
 
 @command.command
@@ -77,7 +88,10 @@ def grant(approval_id: str, *, operator: str | None, as_json: bool) -> None:
 @json_option
 def deny(approval_id: str, *, reason: str, operator: str | None, as_json: bool) -> None:
     """Deny the call, which then fails."""
-    _print_approval(approvals.deny(approval_id, by=operator, reason=reason, bus=connected_app()), as_json=as_json)
+    bus = connected_app()
+    with acting(bus, "approval.deny", approval_id, operator=operator, reason=reason):
+        approval = approvals.deny(approval_id, by=operator, reason=reason, bus=bus)
+    _print_approval(approval, as_json=as_json)
 
 
 def _print_approval(approval: Approval, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import click
 
@@ -10,7 +11,7 @@ from petiole.events.errors import UsageError
 from petiole.tasks.resilience.circuit_breaker import force_state
 from petiole.tasks.stores.circuits import Circuit
 from petiole.workers.cli._console import open_console, print_json, render_table
-from petiole.workers.cli._options import POSITIVE, connected_app, json_option
+from petiole.workers.cli._options import POSITIVE, acting, connected_app, json_option, operator_option, reason_option
 
 
 @click.group(invoke_without_command=True)
@@ -52,24 +53,33 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
     metavar="S",
     help="Probe the dependency after this many seconds.",
 )
-def open_(name: str, seconds: float | None) -> None:
+@operator_option
+@reason_option
+def open_(name: str, seconds: float | None, operator: str | None, reason: str) -> None:
     """Open the breaker NAME: no worker calls the dependency until the breaker is closed, or for --for seconds.
 
     Deliveries that need the dependency are deferred, which uses up no attempt.
     """
-    _set_state(name, "open", None if seconds is None else timedelta(seconds=seconds))
+    probe_after = None if seconds is None else timedelta(seconds=seconds)
+    _set_state(name, "open", probe_after, operator=operator, reason=reason)
 
 
 @command.command
 @click.argument("name")
-def close(name: str) -> None:
+@operator_option
+@reason_option
+def close(name: str, operator: str | None, reason: str) -> None:
     """Close the breaker NAME: all workers may call the dependency again."""
-    _set_state(name, "closed", None)
+    _set_state(name, "closed", None, operator=operator, reason=reason)
 
 
-def _set_state(name: str, state: str, probe_after: timedelta | None) -> None:
+def _set_state(
+    name: str, state: Literal["open", "closed"], probe_after: timedelta | None, *, operator: str | None, reason: str
+) -> None:
+    bus = connected_app()
     try:
-        is_change = force_state(connected_app(), name, "open" if state == "open" else "closed", probe_after)
+        with acting(bus, f"circuit.{state}", name, operator=operator, reason=reason):
+            is_change = force_state(bus, name, state, probe_after, by=operator)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     open_console().print(f"{name} is {state}{'' if is_change else ' already'}")

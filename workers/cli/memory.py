@@ -11,7 +11,7 @@ from petiole.tasks.publishing.commit import commit
 from petiole.tasks.publishing.validation import validate
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, print_json, render_table
-from petiole.workers.cli._options import connected_app, json_option
+from petiole.workers.cli._options import acting, connected_app, json_option, operator_option, reason_option
 from petiole.workers.retrieval.forget_requests import ForgetRequest
 from petiole.workers.state import team_state
 from petiole.workers.state.forgetting import MemoryOwner, forget
@@ -44,16 +44,19 @@ def show(user: str, *, as_json: bool) -> None:
 
 @command.command("forget")
 @click.argument("user", metavar="USER")
+@operator_option
+@reason_option
 @json_option
-def forget_(user: str, *, as_json: bool) -> None:
+def forget_(user: str, *, operator: str | None, reason: str, as_json: bool) -> None:
     """Delete all facts and messages of USER from the memory, and publish `memory.items.forgotten`.
 
     The history keeps USER's events until PETIOLE_HISTORY_RETENTION_S has passed; dead letters keep theirs as well.
     """
     bus = connected_app()
     owner = MemoryOwner(user, SYSTEM_STREAM)
-    forgotten = forget(team_state(bus), owner, ForgetRequest(is_everything=True), bus.now())
-    _publish_forgotten(bus, user, forgotten)
+    with acting(bus, "memory.forgotten", user, operator=operator, reason=reason):
+        forgotten = forget(team_state(bus), owner, ForgetRequest(is_everything=True), bus.now())
+        _publish_forgotten(bus, user, forgotten)
     if as_json:
         print_json(forgotten.model_dump(mode="json"))
     else:

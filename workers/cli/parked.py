@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from petiole.tasks.stores.parked import RELEASED_PER_CALL, ParkedDeliveries
+from petiole.tasks.stores.parked import RELEASED_PER_CALL, Parked, ParkedDeliveries
 from petiole.workers.cli._console import open_console, print_json, render_table
-from petiole.workers.cli._options import connected_app, json_option
+from petiole.workers.cli._options import acting, connected_app, json_option, operator_option, reason_option
 
 
 @click.group(invoke_without_command=True)
@@ -40,21 +40,28 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
 
 @command.command
 @click.option("--queue", metavar="NAME", help="Only those of this queue.")
+@operator_option
+@reason_option
 @json_option
-def release(queue: str | None, *, as_json: bool) -> None:
+def release(queue: str | None, *, operator: str | None, reason: str, as_json: bool) -> None:
     """Return parked deliveries to their queues. A worker that still lacks what they need parks them again."""
-    parked = connected_app().stores.parked
-    released = 0
-    for each in parked.read():
-        if queue in {None, each.need.queue}:
-            # Those only that are parked now: a worker may park them again meanwhile.
-            left = each.count
-            while left > 0 and (count := parked.release(each.need, min(left, RELEASED_PER_CALL))):
-                released, left = released + count, left - count
+    bus = connected_app()
+    with acting(bus, "deliveries.released", queue or "all queues", operator=operator, reason=reason):
+        released = sum(
+            _release(bus.stores.parked, each) for each in bus.stores.parked.read() if queue in {None, each.need.queue}
+        )
     if as_json:
         print_json({"released": released})
     else:
         open_console().print(f"released {released:,} deliveries")
+
+
+def _release(store: Parked, parked: ParkedDeliveries) -> int:
+    # Those only that are parked now: a worker may park them again meanwhile.
+    left = parked.count
+    while left > 0 and (count := store.release(parked.need, min(left, RELEASED_PER_CALL))):
+        left -= count
+    return parked.count - left
 
 
 def _describe(parked: ParkedDeliveries) -> dict[str, object]:

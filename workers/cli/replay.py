@@ -13,7 +13,17 @@ from petiole.events.subscription_checks import check_known
 from petiole.tasks.operations.history_replay import HistoryReplay, ReplayEvents, select_events, send_deliveries
 from petiole.tasks.stores.history import HistoryQuery
 from petiole.workers.cli._console import open_console, print_json, render_table
-from petiole.workers.cli._options import PATTERN, POSITIVE, TIME, connected_app, format_command, json_option
+from petiole.workers.cli._options import (
+    PATTERN,
+    POSITIVE,
+    TIME,
+    acting,
+    connected_app,
+    format_command,
+    json_option,
+    operator_option,
+    reason_option,
+)
 from petiole.workers.process.discovery import configured_agents
 
 
@@ -32,6 +42,8 @@ from petiole.workers.process.discovery import configured_agents
     help="The maximum number of deliveries per second.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count the events, by topic.")
+@operator_option
+@reason_option
 @json_option
 def command(
     subscription: str,
@@ -44,6 +56,8 @@ def command(
     replay_id: str | None,
     rate: float | None,
     dry_run: bool,
+    operator: str | None,
+    reason: str,
     as_json: bool,
 ) -> None:
     """Deliver events of the history again to SUBSCRIPTION only, such as memory.remember.
@@ -59,7 +73,10 @@ def command(
     if dry_run:
         _print_counts(counts, events, as_json=as_json)
         return
-    done = _replay_events(events, replay_id or str(uuid4()), rate, total=counts.total())
+    replay_id = replay_id or str(uuid4())
+    target = f"{counts.total()} events to {subscription}, as {replay_id}"
+    with acting(bus, "history.replayed", target, operator=operator, reason=reason):
+        done = _replay_events(events, replay_id, rate, total=counts.total())
     _print_replay(done, as_json=as_json)
 
 

@@ -12,7 +12,7 @@ from petiole.tasks import Session, end_session
 from petiole.tasks.runtime import BusRuntime
 from petiole.tasks.stores.sessions import SessionInfo
 from petiole.workers.cli._console import open_console, print_json, render_table
-from petiole.workers.cli._options import connected_app, json_option
+from petiole.workers.cli._options import acting, connected_app, json_option, operator_option
 
 _PAGE_ROWS = 500
 
@@ -76,11 +76,13 @@ def show(session_id: str, *, as_json: bool) -> None:
     show_default=True,
     help="The reason in `session.ended`.",
 )
-def end(session_id: str, reason: str) -> None:
+@operator_option
+def end(session_id: str, reason: str, operator: str | None) -> None:
     """End the session ID: delete its data, and refuse further messages of its stream."""
     bus = connected_app()
     _find_session(bus, session_id)
-    is_first = end_session(session_id, reason="failed" if reason == "failed" else "closed", bus=bus)
+    with acting(bus, "session.ended", session_id, operator=operator, reason=reason):
+        is_first = end_session(session_id, reason="failed" if reason == "failed" else "closed", bus=bus)
     open_console().print(f"{session_id} {'has ended' if is_first else 'had ended before'}")
 
 

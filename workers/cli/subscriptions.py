@@ -14,7 +14,16 @@ from petiole.tasks.routing.table import RoutingTable
 from petiole.tasks.runtime import BusRuntime
 from petiole.workers.cli._console import open_console, print_json, render_table
 from petiole.workers.cli._handlers import describe_without_handler, find_without_handler
-from petiole.workers.cli._options import connected_app, format_command, json_option, load_types, parse_json_object
+from petiole.workers.cli._options import (
+    acting,
+    connected_app,
+    format_command,
+    json_option,
+    load_types,
+    operator_option,
+    parse_json_object,
+    reason_option,
+)
 
 
 @click.group(invoke_without_command=True)
@@ -56,8 +65,19 @@ def command(
 @click.option("--drain", "drains", is_flag=True, help="Its waiting deliveries are still handled.")
 @click.option("--purge", "purges", is_flag=True, help="Its waiting deliveries are removed and counted.")
 @click.option("--to", "target", metavar="NAME", help="Its waiting deliveries go to this subscription: it was renamed.")
+@operator_option
+@reason_option
 @json_option
-def withdraw(name: str, *, drains: bool, purges: bool, target: str | None, as_json: bool) -> None:
+def withdraw(
+    name: str,
+    *,
+    drains: bool,
+    purges: bool,
+    target: str | None,
+    operator: str | None,
+    reason: str,
+    as_json: bool,
+) -> None:
     """Withdraw the subscription NAME: it gets no further events.
 
     Remove its handler from the code first: a worker that has the handler registers the subscription again.
@@ -66,14 +86,15 @@ def withdraw(name: str, *, drains: bool, purges: bool, target: str | None, as_js
         raise click.UsageError("deliveries may be waiting: use one of --drain, --purge and --to")
     bus, purged, rerouted = connected_app(), None, None
     effect = "waiting deliveries are still handled"
-    if purges:
-        purged = purge(bus, name)
-        effect = f"waiting deliveries removed: {purged:,}"
-    elif target is not None:
-        rerouted = reroute(bus, name, target)
-        effect = f"waiting deliveries moved to {target}: {rerouted:,}"
-    else:
-        drain(bus, name)
+    with acting(bus, "subscription.withdrawn", name, operator=operator, reason=reason):
+        if purges:
+            purged = purge(bus, name)
+            effect = f"waiting deliveries removed: {purged:,}"
+        elif target is not None:
+            rerouted = reroute(bus, name, target)
+            effect = f"waiting deliveries moved to {target}: {rerouted:,}"
+        else:
+            drain(bus, name)
     if as_json:
         print_json({"name": name, "purged": purged, "rerouted": rerouted})
     else:

@@ -29,10 +29,6 @@ def decide_approval(visit: Visit) -> Response:
     if decision not in {"grant", "deny"}:
         raise UsageError(f"decision {decision!r}: give grant or deny")
     decide = approvals.grant if decision == "grant" else approvals.deny
-    try:
+    with visit.acting(f"approval.{decision}", approval_id):
         decide(approval_id, by=visit.operator, reason=reason, bus=visit.bus)
-    except UsageError as error:
-        visit.record(f"approval.{decision}", approval_id, outcome="refused", error=str(error))
-        raise
-    visit.record(f"approval.{decision}", approval_id)
     return visit.go("/approvals")

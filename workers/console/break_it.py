@@ -29,6 +29,6 @@ def start_experiment(visit: Visit) -> Response:
     if experiments is None:
         raise UsageError("only the demo is there to be broken: petiole demo --console")
     kind = visit.form.get("kind", "")
-    experiments.start(kind)
-    visit.record(f"experiment.{kind}", "the demo")
+    with visit.acting(f"experiment.{kind}", "the demo"):
+        experiments.start(kind)
     return visit.go("/break")

@@ -63,12 +63,12 @@ def edit_letter(visit: Visit) -> Response:
     """Store a letter with another event instead of this one; a refusal shows the text again with its reason."""
     record, text = _find(visit), visit.form.get("event", "")
     try:
-        new = dead_letters.edit(
-            record.letter.id, parse_object(text, "the event"), operator=visit.operator, bus=visit.bus
-        )
+        with visit.acting("dead_letter.edited", record.letter.id):
+            new = dead_letters.edit(
+                record.letter.id, parse_object(text, "the event"), operator=visit.operator, bus=visit.bus
+            )
     except UsageError as error:
         return _show(visit, record, text=text, refusal=str(error), status=400)
-    visit.record("dead_letter.edited", record.letter.id)
     visit.console.letters.expire()
     return visit.go("/letter", id=new.id)
 
@@ -76,8 +76,8 @@ def edit_letter(visit: Visit) -> Response:
 def discard_letter(visit: Visit) -> Response:
     """Delete a letter."""
     record = _find(visit)
-    dead_letters.discard(DeadLetterQuery(ids=(record.letter.id,)), operator=visit.operator, bus=visit.bus)
-    visit.record("dead_letter.discarded", record.letter.id)
+    with visit.acting("dead_letter.discarded", record.letter.id):
+        dead_letters.discard(DeadLetterQuery(ids=(record.letter.id,)), operator=visit.operator, bus=visit.bus)
     visit.console.letters.expire()
     return visit.go("/failures")
 
@@ -85,22 +85,29 @@ def discard_letter(visit: Visit) -> Response:
 def start_replay(visit: Visit) -> Response:
     """Replay one letter, or a group with a canary and a rate."""
     form = visit.form
-    if form.get("id"):
-        ids, target = [_find(visit, form["id"]).letter.id], f"dead letter {form['id']}"
-        _raise_refusals(visit, ids)
-    else:
-        key = LetterKey(form.get("agent", ""), form.get("cause", ""), form.get("fingerprint", ""))
-        # Oldest first, as the engine replays.
-        ids, target = visit.console.letters.ids(key, _REPLAYABLE)[::-1], f"dead letters {' '.join(key)}"
-    if not ids:
-        raise UsageError("nothing of this group can be replayed; its letters are being replayed, or were handled")
-    canary, rate = _read_number(form.get("canary", ""), "canary"), _read_number(form.get("rate", ""), "rate")
-    run = visit.console.replays.start(
-        ids, operator=visit.operator, canary=int(canary), rate_hz=rate or None, timeout=_CANARY_TIMEOUT
-    )
-    visit.record("dead_letters.replayed", target)
+    key = LetterKey(form.get("agent", ""), form.get("cause", ""), form.get("fingerprint", ""))
+    target = f"dead letter {form['id']}" if form.get("id") else f"dead letters {' '.join(key)}"
+    with visit.acting("dead_letters.replayed", target):
+        ids = _select(visit, key)
+        canary, rate = _read_number(form.get("canary", ""), "canary"), _read_number(form.get("rate", ""), "rate")
+        run = visit.console.replays.start(
+            ids, operator=visit.operator, canary=int(canary), rate_hz=rate or None, timeout=_CANARY_TIMEOUT
+        )
     visit.console.letters.expire()
     return visit.go("/replay", id=run.id)
+
+
+def _select(visit: Visit, key: LetterKey) -> list[str]:
+    """Return the letter of the form, or those of a group that can be replayed, oldest first. Raises UsageError."""
+    if visit.form.get("id"):
+        ids = [_find(visit, visit.form["id"]).letter.id]
+        for refusal in dead_letters.plan(DeadLetterQuery(ids=tuple(ids)), bus=visit.bus).refused:
+            raise refusal
+        return ids
+    ids = visit.console.letters.ids(key, _REPLAYABLE)[::-1]
+    if not ids:
+        raise UsageError("nothing of this group can be replayed; its letters are being replayed, or were handled")
+    return ids
 
 
 def show_replay(visit: Visit) -> Response:
@@ -137,11 +144,6 @@ def _show(
 
 def _find(visit: Visit, letter_id: str | None = None) -> DeadLetterRecord:
     return dead_letters.get_dead_letter(letter_id or visit.query("id"), bus=visit.bus)
-
-
-def _raise_refusals(visit: Visit, ids: list[str]) -> None:
-    for refusal in dead_letters.plan(DeadLetterQuery(ids=tuple(ids)), bus=visit.bus).refused:
-        raise refusal
 
 
 def _read_key(visit: Visit) -> LetterKey:

@@ -68,8 +68,8 @@ def set_circuit(visit: Visit) -> Response:
         raise UsageError(f"state {state!r}: give open or closed")
     seconds = visit.form.get("seconds", "")
     probe_after = timedelta(seconds=int(seconds)) if seconds.isdecimal() and len(seconds) < 7 and int(seconds) else None  # noqa: PLR2004 - up to 11 days
-    force_state(visit.bus, name, "open" if state == "open" else "closed", probe_after, by=visit.operator)
-    visit.record(f"circuit.{state}", name)
+    with visit.acting(f"circuit.{state}", name):
+        force_state(visit.bus, name, "open" if state == "open" else "closed", probe_after, by=visit.operator)
     return visit.go("/")
 
 
@@ -78,10 +78,10 @@ def set_agent(visit: Visit) -> Response:
     name, action = visit.form.get("name", ""), visit.form.get("action", "")
     if action not in _OVERRIDES:
         raise UsageError(f"action {action!r}: give one of {', '.join(_OVERRIDES)}")
-    if name not in {row.name for row in visit.console.board.read().agents}:
-        raise UsageError(f"there is no agent {name!r}; the page Live lists them")
-    visit.bus.stores.cluster_membership.set_override(name, _OVERRIDES[action])
-    visit.record(f"agent.{action}", name)
+    with visit.acting(f"agent.{action}", name):
+        if name not in {row.name for row in visit.console.board.read().agents}:
+            raise UsageError(f"there is no agent {name!r}; the page Live lists them")
+        visit.bus.stores.cluster_membership.set_override(name, _OVERRIDES[action])
     return visit.go("/")
 
 

@@ -70,14 +70,14 @@ def replay_from(visit: Visit) -> Response:
     point, subscription = _find(visit), visit.form.get("subscription", "")
     if len(point.later) > MAX_REPLAYED:
         raise UsageError(f"{len(point.later):,} events follow; replay so many with `petiole replay`, which has a rate")
-    visit.record("history.replayed", f"{point.flow_id} from {point.event_id} to {subscription}")
-    replay = replay_history(
-        subscription,
-        correlation=point.flow_id,
-        since=point.since,
-        replay_id=visit.form.get("replay_id") or None,
-        bus=visit.bus,
-    )
+    with visit.acting("history.replayed", f"{point.flow_id} from {point.event_id} to {subscription}"):
+        replay = replay_history(
+            subscription,
+            correlation=point.flow_id,
+            since=point.since,
+            replay_id=visit.form.get("replay_id") or None,
+            bus=visit.bus,
+        )
     return _show(visit, point, done=f"{replay.sent} deliveries were sent to {replay.subscription}.")
 
 
@@ -86,11 +86,11 @@ def fork_from(visit: Visit) -> Response:
     point, text = _find(visit), visit.form.get("content")
     stream_id = f"fork-{uuid4().hex[:12]}"
     try:
-        event = _copy(visit, point, stream_id, None if text is None else parse_object(text, "the content"))
+        with visit.acting("event.forked", f"{point.event_id} to {stream_id}"):
+            event = _copy(visit, point, stream_id, None if text is None else parse_object(text, "the content"))
+            publish_many(visit.bus, [event])
     except UsageError as error:
         return _show(visit, point, text=text, refusal=str(error), status=400)
-    visit.record("event.forked", f"{point.event_id} to {stream_id}")
-    publish_many(visit.bus, [event])
     return visit.go("/conversation", id=event.correlation_id)
 
 

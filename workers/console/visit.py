@@ -10,9 +10,10 @@ import hmac
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qsl, quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -26,8 +27,7 @@ from starlette.routing import Route
 from petiole.events.catalog.operator import OperatorAction, OperatorActionEvent
 from petiole.events.errors import BrokerUnavailable, PetioleError, StateStoreUnavailable, UsageError
 from petiole.events.texts import error_text
-from petiole.tasks.publishing.commit import commit
-from petiole.tasks.publishing.validation import validate
+from petiole.tasks.operations.audit import publish_audit_events, record_action
 from petiole.workers.console.formats import FILTERS
 from petiole.workers.gateways.identities import IDENTITY
 from petiole.workers.gateways.tokens import Identity, Role
@@ -131,20 +131,25 @@ class Visit:
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
         return RedirectResponse(f"{address}?{query}" if query else address, 303)
 
-    def record(
-        self, action: str, target: str, *, outcome: Literal["done", "refused"] = "done", error: str = ""
-    ) -> None:
-        """Publish that the visitor did something. Raises BrokerUnavailable, StateStoreUnavailable."""
-        content = OperatorAction(
+    def acting(self, action: str, target: str) -> AbstractContextManager[None]:
+        """Record that the visitor does what the block does, and what came of it. Raises BrokerUnavailable."""
+        return record_action(self.bus, self._describe_action(action, target))
+
+    def record(self, action: str, target: str, *, refusal: str = "") -> None:
+        """Record what the visitor is about to see, or may not do. Raises BrokerUnavailable, StateStoreUnavailable."""
+        content = self._describe_action(action, target)
+        if refusal:
+            content = content.model_copy(update={"outcome": "refused", "error": refusal})
+        publish_audit_events(self.bus, [OperatorActionEvent(content=content)])
+
+    def _describe_action(self, action: str, target: str) -> OperatorAction:
+        return OperatorAction(
             operator=self.operator,
             role=self.identity.role if self.identity else "user",
             action=action,
             target=target or "-",
             reason=self.form.get("reason", "")[:_MAX_REASON_LENGTH],
-            outcome=outcome,
-            error=error[:_MAX_REASON_LENGTH],
         )
-        commit(self.bus, [validate(self.bus, OperatorActionEvent(content=content))])
 
 
 Answer: TypeAlias = Callable[[Visit], Response]
@@ -204,7 +209,7 @@ def _serve(visit: Visit, answer: Answer, role: Role, action: str | None) -> Resp
 
 def _refuse_role(visit: Visit, role: Role, action: str | None) -> Response:
     if action:
-        visit.record(action, visit.request.url.path, outcome="refused", error=f"needs the role {role}")
+        visit.record(action, visit.request.url.path, refusal=f"needs the role {role}")
     reason = f"This needs the role {role}. Sign in with a token of that role; the token file gives roles."
     return visit.render("error.html", 403, title="Not allowed", reason=reason)
 

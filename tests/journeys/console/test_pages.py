@@ -15,13 +15,16 @@ from petiole.events import Event, TextContent, TextMessageEvent
 from petiole.events.catalog.message import MessageEvent
 from petiole.events.catalog.tools import ApprovalRequest, ApprovalRequestedEvent
 from petiole.events.errors import Permanent
+from petiole.events.subscriptions import Subscription
 from petiole.tasks import Context, RateLimit
 from petiole.tasks.resilience.circuit_breaker import CircuitCall
+from petiole.tasks.settings import Settings
 from petiole.tasks.stores.circuits import CircuitThresholds
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.console import board, create_console
 from petiole.workers.tools import approvals
-from tests.journeys.console.conftest import Browser, find
+from tests.journeys.console.conftest import LOCAL, Browser, find
+from tests.support.apps import a_bus
 from tests.support.browser import serving
 from tests.support.inside import Inside
 
@@ -127,6 +130,36 @@ def test_an_agent_is_paused_and_resumed_and_both_are_recorded_with_who_and_why(h
     ]
 
 
+def test_what_was_done_stays_done_and_is_recorded_while_a_subscriber_of_the_audit_is_full(
+    clean_broker_url, inside, tmp_path
+):
+    full = Subscription(agent="watcher", function="hear", patterns=("operator.*",), capacity=1, overflow="reject")
+    bus = a_bus(clean_broker_url, full, settings=Settings(home=tmp_path, broker_url=clean_broker_url))
+    browser = Browser(create_console(bus, trusts_loopback=True), base_url="http://localhost", client=LOCAL)
+
+    answers = [browser.press("/agent", name="watcher", action=action) for action in ("pause", "resume", "pause")]
+
+    assert [each.status_code for each in answers] == [200] * 3
+    assert inside.overrides() == {"watcher": "paused"}
+    recorded = inside.history("operator.action.recorded")
+    assert [each["content"]["action"] for each in recorded] == ["agent.pause", "agent.resume", "agent.pause"]
+
+
+@pytest.mark.parametrize(
+    ("address", "fields", "action"),
+    [
+        ("/agent", {"name": "nobody", "action": "pause"}, "agent.pause"),
+        ("/circuit", {"name": "nothing", "state": "open"}, "circuit.open"),
+        ("/replay", {"id": "none"}, "dead_letters.replayed"),
+    ],
+)
+def test_what_was_refused_is_recorded_as_refused(harness, browser, address, fields, action):
+    assert browser.press(address, **fields).status_code == 400
+
+    (recorded,) = actions(harness)
+    assert (recorded["action"], recorded["outcome"], bool(recorded["error"])) == (action, "refused", True)
+
+
 def test_a_breaker_is_opened_and_closed_by_hand_and_both_are_recorded(harness, browser):
     thresholds = CircuitThresholds(3, timedelta(seconds=9), timedelta(seconds=9))
     with CircuitCall(harness.bus, "llm.parrot", thresholds):
@@ -196,7 +229,12 @@ def test_a_conversation_is_replayed_from_an_event_to_one_subscription_once_howev
 
     assert "1 deliveries were sent to parrot.repeat" in done.text
     assert echoes(harness) == [("s-1", "again: a secret")] * 2
-    assert [each["action"] for each in actions(harness)] == ["history.replayed"] * 2
+    browser.press(point.replace("/point", "/point/replay"), point, subscription="nobody.repeat")
+    assert [(each["action"], each["outcome"]) for each in actions(harness)] == [
+        ("history.replayed", "done"),
+        ("history.replayed", "done"),
+        ("history.replayed", "refused"),
+    ]
 
 
 def test_a_conversation_is_forked_with_another_content_and_the_old_one_stays(harness, browser):
@@ -216,7 +254,11 @@ def test_a_conversation_is_forked_with_another_content_and_the_old_one_stays(har
     assert (original, copy) == ("again: a secret", "again: another way")
     assert stream.startswith("fork-")
     assert stream in forked.text
-    assert [each["action"] for each in actions(harness)] == ["contents.shown", "event.forked"]
+    assert [(each["action"], each["outcome"]) for each in actions(harness)] == [
+        ("contents.shown", "done"),
+        ("event.forked", "refused"),
+        ("event.forked", "done"),
+    ]
 
 
 def test_the_text_of_answers_is_sent_to_who_had_the_contents_shown_and_to_nobody_else(harness, browser):

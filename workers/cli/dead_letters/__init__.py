@@ -15,11 +15,13 @@ from petiole.tasks.dead_letters import DeadLetterQuery, parse_states
 from petiole.workers.cli._console import open_console, print_json
 from petiole.workers.cli._options import (
     POSITIVE,
+    acting,
     connected_app,
     format_command,
     json_option,
     load_types,
     operator_option,
+    reason_option,
 )
 from petiole.workers.cli.dead_letters.edit import read_new_event, read_text
 from petiole.workers.cli.dead_letters.render import (
@@ -86,6 +88,7 @@ def show(letter_id: str, *, as_json: bool) -> None:
 )
 @click.option("--to", metavar="SUBSCRIPTION", help="Deliver it to another subscription.")
 @operator_option
+@reason_option
 @json_option
 def edit(
     letter_id: str,
@@ -94,6 +97,7 @@ def edit(
     changes: tuple[str, ...],
     to: str | None,
     operator: str | None,
+    reason: str,
     as_json: bool,
 ) -> None:
     """Edit the event of a letter; without --file and --set, in $EDITOR.
@@ -107,7 +111,8 @@ def edit(
     load_types(bus)
     record = dead_letters.get_dead_letter(letter_id, bus=bus)
     event = read_new_event(record, read_text(file) if file else None, changes)
-    new = dead_letters.edit(letter_id, event, subscription=to, operator=operator, bus=bus)
+    with acting(bus, "dead_letter.edited", letter_id, operator=operator, reason=reason):
+        new = dead_letters.edit(letter_id, event, subscription=to, operator=operator, bus=bus)
     if as_json:
         print_json(letter_as_json(dead_letters.get_dead_letter(new.id, bus=bus)))
         return
@@ -141,6 +146,7 @@ def edit(
 )
 @click.option("--dry-run", is_flag=True, help="Only count the letters.")
 @operator_option
+@reason_option
 @json_option
 def replay(
     ids: tuple[str, ...],
@@ -154,6 +160,7 @@ def replay(
     timeout: float,
     dry_run: bool,
     operator: str | None,
+    reason: str,
     as_json: bool,
 ) -> None:
     """Deliver letters again: by id, by group, or all that are pending or failed again.
@@ -168,7 +175,8 @@ def replay(
     if ids and len(ids) == 1:
         # A single letter that cannot be replayed is an error. Of several letters, the refused ones are counted.
         _raise_refusals(dead_letters.plan(letters, bus=bus).refused)
-    with progress_bar("replaying") as advance:
+    recording = acting(bus, "dead_letters.replayed", str(letters), operator=operator, reason=reason)
+    with recording, progress_bar("replaying") as advance:
         report = dead_letters.replay(
             letters,
             rate_hz=rate,
@@ -188,6 +196,7 @@ def replay(
 @selection_options
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @operator_option
+@reason_option
 @json_option
 def discard(
     ids: tuple[str, ...],
@@ -197,6 +206,7 @@ def discard(
     states: tuple[str, ...],
     yes: bool,
     operator: str | None,
+    reason: str,
     as_json: bool,
 ) -> None:
     """Delete letters: by id, by group, or all.
@@ -208,7 +218,8 @@ def discard(
     if total and not yes:
         hint = "to keep a copy, export them first: petiole dead-letters export FILE"
         click.confirm(f"discard {total:,} dead letters ({letters})? {hint}\n", abort=True, err=True)
-    with progress_bar("discarding") as advance:
+    recording = acting(bus, "dead_letters.discarded", str(letters), operator=operator, reason=reason)
+    with recording, progress_bar("discarding") as advance:
         removed = dead_letters.discard(
             letters, operator=operator, on_discarded=lambda count: advance(count, total), bus=bus
         )
@@ -231,10 +242,13 @@ def export(file: TextIO, states: tuple[str, ...]) -> None:
 @command.command("import")
 @click.argument("file", type=click.File(encoding="utf-8"))
 @operator_option
+@reason_option
 @json_option
-def import_(file: TextIO, *, operator: str | None, as_json: bool) -> None:
+def import_(file: TextIO, *, operator: str | None, reason: str, as_json: bool) -> None:
     """Import the letters of an exported FILE; - reads standard input. Letters that exist already are not changed."""
-    report = dead_letters.import_from(file, operator=operator, bus=connected_app())
+    bus = connected_app()
+    with acting(bus, "dead_letters.imported", file.name, operator=operator, reason=reason):
+        report = dead_letters.import_from(file, operator=operator, bus=bus)
     if as_json:
         print_json({"imported": report.imported, "known": report.known})
     else:
