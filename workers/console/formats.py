@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -78,6 +79,11 @@ def format_budget(budget: AccountUsage) -> str:
     return f"{budget.account}: {', '.join([*used, *paused]) or 'no limit'}"
 
 
+def format_error_type(error: str) -> str:
+    """Write the type of `Type: message`: a message may quote the content of an event."""
+    return error.partition(":")[0] if re.match(r"[\w.]+:", error) else "an error"
+
+
 def _rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"  # noqa: PLR2004 - three digits
 
@@ -89,6 +95,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "clock": format_clock,
     "json": format_json,
     "curve": draw_curve,
+    "error_type": lambda error: format_error_type(error) if error else "",
     "rate": _rate,
     "shorten": shorten,
     "printable_lines": lambda text: printable_lines(str(text)),

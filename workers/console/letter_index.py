@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 READ_S: Final = 0.4
 MIN_INTERVAL_S: Final = 2.0
-_ERROR_LENGTH = 160
 
 
 class LetterKey(NamedTuple):
@@ -35,11 +34,11 @@ class LetterKey(NamedTuple):
 
 @dataclass(slots=True)
 class LetterGroup:
-    """Letters with the same agent, cause and error: their states and times, and the error of one."""
+    """Letters with the same agent, cause and error: their states and times, and the type of the error."""
 
     key: LetterKey
     subscription: str
-    error: str
+    error_type: str
     oldest: datetime
     newest: datetime
     states: Counter[DeadLetterState] = field(default_factory=Counter)
@@ -48,7 +47,7 @@ class LetterGroup:
 class _Known(NamedTuple):
     key: LetterKey
     subscription: str
-    error: str
+    error_type: str
     at: datetime
 
 
@@ -73,7 +72,7 @@ class LetterIndex:
                 group = groups.get(known.key)
                 if group is None:
                     group = groups[known.key] = LetterGroup(
-                        known.key, known.subscription, known.error, known.at, known.at
+                        known.key, known.subscription, known.error_type, known.at, known.at
                     )
                 group.states[self._states.get(letter_id, "pending")] += 1
                 group.oldest, group.newest = min(group.oldest, known.at), max(group.newest, known.at)
@@ -121,8 +120,8 @@ class LetterIndex:
                 letter = record.letter
                 agent = letter.subscription.rpartition(".")[0] or letter.queue or "-"
                 key = LetterKey(*map(sys.intern, (agent, letter.cause, letter.fingerprint)))
-                error = f"{letter.error_type}: {letter.error}"[:_ERROR_LENGTH]
-                self._known[letter.id] = _Known(key, sys.intern(letter.subscription), sys.intern(error), letter.at)
+                texts = map(sys.intern, (letter.subscription, letter.error_type))
+                self._known[letter.id] = _Known(key, *texts, letter.at)
 
 
 def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:

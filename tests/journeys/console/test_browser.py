@@ -92,7 +92,7 @@ def test_a_killed_worker_loses_and_repeats_nothing_and_a_poisoned_order_is_edite
         page.click("text=Failures")
         page.click("tbody a >> text=kitchen")
         page.click("tbody a")
-        page.click("button:text('Show and edit')")
+        page.click("button:text('Show the error')")
         event = json.loads(page.input_value("textarea"))
         event["content"]["is_poisoned"] = False
         page.fill("textarea", json.dumps(event, indent=2))

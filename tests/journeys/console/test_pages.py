@@ -194,7 +194,32 @@ def test_a_failed_delivery_stands_in_the_waterfall_with_its_error(harness, break
     page = browser.see("/conversation?id=s-1")
 
     assert "dead lettered" in page
-    assert "this message is bad" in page
+    assert "Permanent" in page
+
+
+def test_the_message_of_an_error_is_hidden_until_contents_are_shown_because_it_may_quote_them(harness, browser):
+    def handle(event: Event) -> None:
+        int(event.content.text)  # type: ignore[attr-defined]  # the error quotes the text
+
+    harness.subscribe("input.*", handle, agent="counter")
+    harness.publish(a_message("my secret"))
+    harness.bus.wait()
+    with (
+        pytest.raises(ValueError, match="secret"),
+        CircuitCall(harness.bus, "stock", CircuitThresholds(1, timedelta(seconds=9), timedelta(seconds=9))),
+    ):
+        raise ValueError("my secret")
+    (letter,) = harness.dead_letters()
+    pages = ["/", "/failures", links(browser.see("/failures"), "/letters")[0], f"/letter?id={letter.id}",
+             "/conversation?id=s-1"]  # fmt: skip
+
+    hidden = {page: browser.see(page) for page in pages}
+    shown = [browser.press(page, page).text for page in pages[3:]]
+
+    assert [page for page, text in hidden.items() if "my secret" in text] == []
+    assert [page for page, text in hidden.items() if "ValueError" not in text] == []
+    assert all("my secret" in text for text in shown)
+    assert [each["action"] for each in actions(harness)] == ["contents.shown"] * 2
 
 
 def a_flow_with_an_answer(harness: EventTestHarness) -> str:
