@@ -120,8 +120,8 @@ class LetterIndex:
                 letter = record.letter
                 agent = letter.subscription.rpartition(".")[0] or letter.queue or "-"
                 key = LetterKey(*map(sys.intern, (agent, letter.cause, letter.fingerprint)))
-                texts = map(sys.intern, (letter.subscription, letter.error_type))
-                self._known[letter.id] = _Known(key, *texts, letter.at)
+                subscription, error_type = sys.intern(letter.subscription), sys.intern(letter.error_type)
+                self._known[letter.id] = _Known(key, subscription, error_type, letter.at)
 
 
 def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:

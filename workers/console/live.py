@@ -92,7 +92,8 @@ class LiveEvents:
         self._bus = bus
         self._round = asyncio.Event()
         self._events: list[RecordedEvent] = []
-        self._skipped = 0
+        self._recorded = 0
+        self._state = ""
         self._watchers = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -122,50 +123,56 @@ class LiveEvents:
     async def _follow(self, trie: TopicTrie[bool], stream: str) -> AsyncIterator[dict[str, str]]:
         self._watchers += 1
         if self._task is None or self._task.done():
+            self._recorded, self._state = 0, ""
             self._task = asyncio.create_task(self._read_rounds())
+        recorded, state = self._recorded, ""
         try:
             while True:
+                if state != self._state:
+                    state = self._state
+                    yield {"event": "state", "data": state}
                 await self._round.wait()
                 found = [
                     each
                     for each in self._events
                     if trie.match(each.topic) and stream in {"", str(each.attributes["stream_id"])}
                 ]
-                skipped = self._skipped + max(0, len(found) - MAX_PER_ROUND)
+                # Also the events of rounds that a slow browser missed.
+                skipped = self._recorded - recorded - len(self._events) if recorded else 0
+                skipped, recorded = skipped + max(0, len(found) - MAX_PER_ROUND), self._recorded
                 for each in found[-MAX_PER_ROUND:]:
                     yield {"event": "recorded", "id": each.entry_id, "data": json.dumps(_describe(each))}
-                if skipped:
+                if skipped > 0:
                     yield {"event": "skipped", "data": str(skipped)}
                 await asyncio.sleep(0)
         finally:
             self._watchers -= 1
 
     async def _read_rounds(self) -> None:
-        """Read what was recorded, round by round, while somebody looks."""
-        history = self._bus.stores.history
-        entry_id, before = await run_in_threadpool(self._read_position)
+        """Read what was recorded, round by round, while somebody looks. A broker that is away is asked again."""
+        entry_id = ""
         while self._watchers:
-            await asyncio.sleep(ROUND_S)
             began = time.monotonic()
             try:
-                events = await run_in_threadpool(history.read_after, entry_id, count=READ_PER_ROUND)
-                if len(events) == READ_PER_ROUND:  # more than anybody can read: go on at the end
-                    entry_id, now = await run_in_threadpool(self._read_position)
-                else:
-                    entry_id, now = events[-1].entry_id if events else entry_id, before + len(events)
+                entry_id, self._recorded, self._events = await run_in_threadpool(self._read_round, entry_id)
+                state = "Live."
             except RedisError as error:
                 log.warning("console.history_unavailable", extra={"error": error_text(error)})
-                continue
-            self._events, self._skipped, before = events, max(0, now - before - len(events)), now
-            if events:
+                self._events, state = [], "The broker does not answer; it is tried again."
+            if self._events or state != self._state:
+                self._state = state
                 self._round.set()
                 self._round = asyncio.Event()
             # A slow history is read less often: the console must not slow it further.
-            await asyncio.sleep(min(5.0, 4 * (time.monotonic() - began)))
+            await asyncio.sleep(ROUND_S + min(5.0, 4 * (time.monotonic() - began)))
 
-    def _read_position(self) -> tuple[str, int]:
+    def _read_round(self, entry_id: str) -> tuple[str, int, list[RecordedEvent]]:
+        """Return the last entry, how many events were ever recorded, and those after `entry_id` (empty: none)."""
         history = self._bus.stores.history
-        return history.last_entry_id(), history.count_recorded()
+        events = history.read_after(entry_id, count=READ_PER_ROUND) if entry_id else []
+        if not entry_id or len(events) == READ_PER_ROUND:  # more than anybody can read: go on at the end
+            return history.last_entry_id(), history.count_recorded(), events
+        return events[-1].entry_id if events else entry_id, self._recorded + len(events), events
 
 
 def _describe(recorded: RecordedEvent) -> dict[str, Any]:

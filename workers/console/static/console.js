@@ -1,5 +1,15 @@
-// Events as they happen, and an answer while it is written. Texts are set as text, never as HTML.
+// Events as they happen, an answer while it is written, and a line while parts of a page cannot be read again.
+// Texts are set as text, never as HTML.
 "use strict";
+(() => {
+  const line = document.createElement("p");
+  line.className = "warning";
+  line.setAttribute("role", "status");
+  line.textContent = "The page cannot be read again; what you see may be old. It is tried again.";
+  const warn = () => document.getElementById("main").prepend(line);
+  for (const failure of ["htmx:responseError", "htmx:sendError"]) document.body.addEventListener(failure, warn);
+  document.body.addEventListener("htmx:afterSwap", () => line.remove());
+})();
 (() => {
   const MOST = 200;
   const list = document.getElementById("events");
@@ -31,6 +41,7 @@
     else { paused.splice(0).forEach(show); show(event); }
   });
   source.addEventListener("skipped", (message) => { skipped += Number(message.data); say("Live."); });
+  source.addEventListener("state", (message) => say(message.data));
   window.addEventListener("pagehide", () => source.close());
 })();
 (() => {
