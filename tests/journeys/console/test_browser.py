@@ -108,14 +108,15 @@ def test_a_killed_worker_loses_and_repeats_nothing_and_a_poisoned_order_is_edite
         expect(page.locator("#resolved")).to_have_text("1")
 
 
-@pytest.mark.long  # test_pages.py has the same without a browser
 def test_an_approval_is_granted_a_breaker_opened_and_closed_and_an_agent_paused_and_resumed(demo):
     with open_page() as page:
         page.goto(f"{demo}approvals")
         expect(page.locator("article pre")).to_contain_text('"cups": 3')
         keep_picture(page, "approvals")
+        page.fill("article input[name=reason]", "tea for three")
         page.click("button:text('Grant exactly this call')")
         expect(page.locator("tbody")).to_contain_text("granted")
+        keep_picture(page, "approval-granted")
         page.goto(f"{demo}conversation?id=demo-conversation")
         expect(page.locator("#waterfall")).to_contain_text("output.message.sent")
 
@@ -125,6 +126,8 @@ def test_an_approval_is_granted_a_breaker_opened_and_closed_and_an_agent_paused_
             page.click("summary")
             page.locator("form[action$=circuit]").get_by_role("button", name=button).click()
             expect(breaker).to_contain_text(state)
+            if state == "open":
+                keep_picture(page, "breaker-open")
         agent = page.locator("#board tr", has_text="kitchen").first
         for button, state in (("Pause", "paused"), ("Resume", "started")):
             page.click("summary")
@@ -150,6 +153,31 @@ def test_a_conversation_is_forked_and_its_answer_is_seen_while_it_is_written(dem
         expect(page.locator("#waterfall")).not_to_contain_text("llm.response.generated")
         expect(page.locator(".answer")).to_contain_text("I can help")
         expect(page.locator("#answer [role=status]")).to_have_text("finished")
+
+
+def test_a_conversation_appears_live_and_a_page_that_cannot_be_read_again_says_so(harness):
+    harness.subscribe("input.*", fail, agent="careful")
+    first = TextMessageEvent(stream_id="s-1", content=TextContent(text="bad"))
+    application = create_console(harness.bus, trusts_loopback=True)
+    with serving(application) as address, open_page() as page:
+        page.goto(address)
+        expect(page.locator("#live-state")).to_contain_text("Live.")
+        harness.publish(first)
+        page.locator("#events").get_by_role("link", name="input.message.received").click()
+        expect(page.locator("#waterfall")).to_contain_text("dead lettered")
+        harness.publish(first.caused(TextMessageEvent, content=first.content))
+        expect(page.locator("#waterfall .event", has_text="input.message.received")).to_have_count(2)
+        watching = page.context.new_page()
+        watching.goto(address)
+        expect(watching.locator("#live-state")).to_contain_text("Live.")
+        harness.publish(first.caused(TextMessageEvent, content=first.content))
+        expect(watching.locator("#events tr", has_text="input.message.received")).to_have_count(3)
+        watching.close()
+
+        page.route("**/conversation?*", lambda route: route.fulfill(status=503))
+        expect(page.locator("[role=status].warning")).to_contain_text("may be old")
+        page.unroute("**/conversation?*")
+        expect(page.locator("[role=status].warning")).to_have_count(0)
 
 
 @pytest.mark.long

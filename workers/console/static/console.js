@@ -15,6 +15,7 @@
   const list = document.getElementById("events");
   const state = document.getElementById("live-state");
   if (!list || !state || !window.EventSource) return;
+  const known = new Set([...list.rows].map((row) => row.dataset.id)); // the page and the stream may have the same
   let skipped = 0;
   let paused = [];
   const say = (text) => { state.textContent = text + (skipped ? ` ${skipped} events were too fast to show.` : ""); };
@@ -36,6 +37,7 @@
   source.onerror = () => say("The connection is lost; it is tried again.");
   source.addEventListener("recorded", (message) => {
     const event = JSON.parse(message.data);
+    if (known.has(event.id)) return;
     // Nobody can click a line that moves: while the pointer is on the list, events wait.
     if (list.matches(":hover") || list.contains(document.activeElement)) paused = [...paused, event].slice(-MOST);
     else { paused.splice(0).forEach(show); show(event); }
