@@ -2,13 +2,13 @@
 
     pages    100,000 dead letters, 1,000 agents and a conversation of 5,000 events: the slowest of five reads of each
              page, and the resident memory of the console's process before and after
-    busy     the slowest of five reads of each page while 2,000 events a second are published, and the processor time of
-             the broker per event, with and without a browser on the page Live, in turns
-    rate     deliveries per second of a worker with a queue of events, with and without a browser on the page Live,
-             in turns; the ratio of the medians; and the same for the processor time of worker and broker per delivery
+    busy     the slowest of five reads of each page while 2,000 events a second are published and handled; and events
+             handled per second, and processor time of the broker per event, without and with a browser on the page Live
+    rate     deliveries per second of a worker with a full queue, and processor time of worker and broker per delivery,
+             without and with a browser on the page Live
 
-A busy machine makes single figures worthless. Runs take turns, and processor time depends less on what else runs. The
-load is printed, too.
+A busy machine makes single figures worthless, so turns without and with a browser are short and come in pairs; the
+result is the median of the pairs' ratios. Processor time depends less on what else runs. The load is printed, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,11 +56,13 @@ def count(event):
 PUBLISHER = """
 import time
 from petiole import publish_many
-from petiole.events.catalog.message import MessageEvent
+from petiole.events import TextContent, TextMessageEvent
+
+text = TextContent(text="x")
 
 began, published = time.monotonic(), 0
 while True:
-    publish_many(MessageEvent(event_type="message.said", stream_id=f"s{number}") for number in range(200))
+    publish_many(TextMessageEvent(stream_id=f"s{number}", content=text) for number in range(200))
     published += 200
     time.sleep(max(0, began + published / 2_000 - time.monotonic()))
 """
@@ -77,9 +79,9 @@ def main(*, quick: bool, parts: Collection[str]) -> None:
     if "pages" in parts:
         measure_pages((2_000, 200, 1_000) if quick else (100_000, 1_000, 5_000))
     if "busy" in parts:
-        measure_busy(seconds=3 if quick else 8, rounds=2 if quick else 4)
+        measure_busy(seconds=3 if quick else 5, pairs=2 if quick else 12)
     if "rate" in parts:
-        measure_rate(events=1_000 if quick else 5_000, rounds=3 if quick else 5)
+        measure_rate(events=1_000 if quick else 3_000, pairs=2 if quick else 12)
     write(f"load at the end {load()}")
 
 
@@ -108,59 +110,67 @@ def read(visitor: httpx2.Client, page: str) -> float:
     return time.monotonic() - began
 
 
-def measure_busy(*, seconds: float, rounds: int) -> None:
-    """Print how fast pages are while events are published, and what a browser costs the broker."""
-    costs: dict[bool, list[float]] = {False: [], True: []}
-    rates: dict[bool, list[float]] = {False: [], True: []}
+def measure_busy(*, seconds: float, pairs: int) -> None:
+    """Print how fast pages are at 2,000 events a second, and what a browser costs the backbone then."""
     with fresh_server() as url, a_node(url) as node, a_console(node) as (address, _):
         bus = EventBus(Celery("busy", broker=url), settings=Settings(home=node.home, broker_url=url))
+        node.module("counter", AGENT)
+        node.worker("counter")
         node.module("publisher", PUBLISHER)
         node.start("publisher")
-        wait_until(lambda: bus.stores.history.count_recorded() > 0, 60)
+        wait_until(lambda: bool(bus.stores.history.read_stream("s1")), 60)
         with httpx2.Client(base_url=address, timeout=120) as visitor:
             for page in ("/", "/board", "/failures", "/conversations", "/conversation?id=s1", "/catalog", "/why"):
                 times = [read(visitor, page) for _ in range(READS)]
                 write(f"{page:<60} median {statistics.median(times):.3f} s, slowest {max(times):.3f} s")
-        for number in range(2 * rounds):
-            is_open = number % 2 == 1
-            with a_browser(address) if is_open else nullcontext():
-                recorded, spent_s = bus.stores.history.count_recorded(), server_s(bus)
-                time.sleep(seconds)
-                events = bus.stores.history.count_recorded() - recorded
-                rates[is_open].append(round(events / seconds))
-                costs[is_open].append(round((server_s(bus) - spent_s) / events * 1e6, 1))
-    ratio = statistics.median(costs[True]) / statistics.median(costs[False])
-    write(f"events/s: without a browser {rates[False]}, with one on Live {rates[True]}")
-    write(f"us of the broker per event: {costs[False]}, with a browser {costs[True]}, ratio of the medians {ratio:.3f}")
+        print_pairs(address, pairs, lambda: handle(bus, seconds))
 
 
-def measure_rate(*, events: int, rounds: int) -> None:
-    """Print the rates with and without a browser, and their ratio."""
-    drains: dict[bool, list[Drain]] = {False: [], True: []}
+def measure_rate(*, events: int, pairs: int) -> None:
+    """Print how fast a worker drains a queue without and with a browser."""
     with fresh_server() as url, a_node(url) as node, a_console(node) as (address, _):
         bus = EventBus(Celery("rate", broker=url), settings=Settings(home=node.home, broker_url=url))
         node.module("counter", AGENT)
         stop(node.worker("counter"))  # subscribes
         drain(node, bus, events)  # warms up
-        for number in range(2 * rounds):
-            is_open = number % 2 == 1
+        print_pairs(address, pairs, lambda: drain(node, bus, events))
+
+
+def print_pairs(address: str, pairs: int, take_turn: Callable[[], Turn]) -> None:
+    """Take a turn without and one with a browser, in changing order, so often; print the ratios of the pairs."""
+    turns: dict[bool, list[Turn]] = {False: [], True: []}
+    for number in range(pairs):
+        for is_open in (False, True) if number % 2 else (True, False):
             with a_browser(address) if is_open else nullcontext():
-                drains[is_open].append(drain(node, bus, events))
-    for title, unit in (("rate_hz", "deliveries/s"), ("cpu_us", "us of worker and broker per delivery")):
-        without, with_browser = ([getattr(each, title) for each in drains[is_open]] for is_open in (False, True))
-        ratio = statistics.median(with_browser) / statistics.median(without)
-        write(f"{unit}: without a browser {without}, with one on Live {with_browser}, ratio of the medians {ratio:.3f}")
+                turns[is_open].append(take_turn())
+    for title, unit in (("rate_hz", "events handled/s"), ("cpu_us", "us of processor time per event")):
+        without, with_browser = ([getattr(each, title) for each in turns[is_open]] for is_open in (False, True))
+        ratios = sorted(after / before for before, after in zip(without, with_browser, strict=True))
+        write(f"{unit}: without a browser {without}, with one on Live {with_browser}")
+        write(
+            f"RATIO of {unit}, with to without a browser: {statistics.median(ratios):.3f} "
+            f"(median of {pairs} pairs, from {ratios[0]:.3f} to {ratios[-1]:.3f})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
-    """How fast a queue was drained, and what it cost."""
+class Turn:
+    """How many events were handled per second, and the processor time of each."""
 
     rate_hz: float
     cpu_us: float
 
 
-def drain(node: Node, bus: EventBus, count: int) -> Drain:
+def handle(bus: EventBus, seconds: float) -> Turn:
+    """Measure what is handled of the events that are published meanwhile, and the broker's time."""
+    handled, spent_s, began = bus.stores.history.count_recorded() - waiting(bus), server_s(bus), time.monotonic()
+    time.sleep(seconds)
+    took, spent_s = time.monotonic() - began, server_s(bus) - spent_s
+    count = bus.stores.history.count_recorded() - waiting(bus) - handled
+    return Turn(round(count / took, 1), round(spent_s / count * 1e6, 1))
+
+
+def drain(node: Node, bus: EventBus, count: int) -> Turn:
     """Publish events while no worker runs, start one, and measure all deliveries but the first."""
     for start in range(0, count, 500):
         bus.publish_many(
@@ -173,7 +183,7 @@ def drain(node: Node, bus: EventBus, count: int) -> Drain:
     wait_until(lambda: not waiting(bus), 300)
     took, spent_s = time.monotonic() - began, processor_s(bus, worker.pid) - spent_s
     stop(worker)
-    return Drain(round(left / took, 1), round(spent_s / left * 1e6, 1))
+    return Turn(round(left / took, 1), round(spent_s / left * 1e6, 1))
 
 
 def stop(worker: subprocess.Popen[bytes]) -> None:
