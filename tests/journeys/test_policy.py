@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,31 @@ import pytest
 from click.testing import CliRunner
 
 from petiole.events import Event, MessageEvent
+from petiole.events.catalog.agent import AgentFailedEvent, AgentFailure
+from petiole.events.catalog.dead_letters import CompletedImport, DeadLetterImportCompletedEvent
 from petiole.events.catalog.llm import GeneratedResponse, ResponseGeneratedEvent
+from petiole.events.catalog.operator import OperatorAction, OperatorActionEvent
 from petiole.events.catalog.system import SystemStoppingEvent
+from petiole.events.catalog.tools import ApprovalExpiredEvent, ApprovalRequest
 from petiole.events.dead_letter import DeadLetter
 from petiole.events.errors import UsageError
 from petiole.events.subscriptions import Subscription
 from petiole.tasks import Agent, Context, EventBus, RetryPolicy, dead_letters, replay_history, report
 from petiole.tasks.broker.topology import PUBLISH_QUEUE, PUBLISH_TASK
+from petiole.tasks.operations.audit import record_action
 from petiole.tasks.settings import Settings
 from petiole.tasks.testing import EventTestHarness
 from petiole.workers.cli import petiole
+from tests.journeys.dead_letters.shop import a_letter
 from tests.support.apps import a_bus, subscribe
 from tests.support.errors import has_code
 from tests.support.inside import Inside
 
 Document = dict[str, Any]
+
+A_CALL = ApprovalRequest(
+    approval_id="a-1", call_id="c-1", tool="order", fingerprint="f" * 64, expires_at=datetime(2100, 1, 1, tzinfo=UTC)
+)
 
 POLICY = """
 [[publish]]
@@ -108,6 +119,10 @@ def test_a_service_publishes_nothing_that_only_the_system_may_say():
     said = [
         SystemStoppingEvent(),
         ResponseGeneratedEvent(stream_id="anothers", content=GeneratedResponse(text="Pay here", model="mine")),
+        OperatorActionEvent(content=OperatorAction(operator="ada", role="admin", action="agent.stop", target="memory")),
+        DeadLetterImportCompletedEvent(content=CompletedImport(operator="ada", imported=1, known=0)),
+        AgentFailedEvent(content=AgentFailure(agent="memory", error_type="ValueError", error="no")),
+        ApprovalExpiredEvent(stream_id="anothers", content=A_CALL),
     ]
     with EventBus() as bus:
         for event in said:
@@ -265,6 +280,22 @@ def test_replays_keep_the_publishers_signature_and_an_edited_letter_has_the_oper
         replay(harness, harness.expect_dead_letter())
         replay_history("test.handle", bus=harness.bus)
         harness._wait_until(lambda: handled == [1, 1], "both replays", 20)
+
+
+def test_what_operators_did_is_signed_as_operator_whoever_the_process_is(signed):
+    heard = hearing(signed, "operator.*")
+    action = OperatorAction(operator="ada", role="admin", action="dead_letter.discarded", target="a-letter")
+    Inside(signed).keep_dead_letter(a_letter("a-letter"))
+    signed.bus.start()
+
+    with record_action(signed.bus, action):
+        dead_letters.discard(dead_letters.DeadLetterQuery(ids=("a-letter",)), bus=signed.bus)
+    signed._wait_until(lambda: len(heard) == 1, "the record", 20)
+
+    recorded = Inside(signed).history()[-2:]
+    assert [each["event_type"] for each in recorded] == ["dead_letters.letter.discarded", "operator.action.recorded"]
+    assert {each["publisher"] for each in recorded} == {"operator"}
+    assert signed.dead_letters() == []
 
 
 def test_a_forged_letter_stays_forbidden_until_an_operator_vouches_for_it(tmp_path, trusted):
