@@ -36,14 +36,20 @@ def list_letters(visit: Visit) -> Response:
     """Show the letters of a group, newest first."""
     key = _read_key(visit)
     states = _OPEN if visit.query("open") else DEAD_LETTER_STATES
-    ids = visit.console.letters.ids(key, states)
+    ids, missing = visit.console.letters.ids(key, states)
     number = visit.number("page", 0, 100_000)
     shown = ids[number * LETTERS_PER_PAGE : (number + 1) * LETTERS_PER_PAGE]
     records = list(visit.bus.stores.dead_letters.read(shown))
     pages = -(-len(ids) // LETTERS_PER_PAGE)
-    replayable = len(visit.console.letters.ids(key, _REPLAYABLE))
     return visit.render(
-        "letters.html", key=key, letters=records, total=len(ids), number=number, pages=pages, replayable=replayable
+        "letters.html",
+        key=key,
+        letters=records,
+        total=len(ids),
+        missing=missing,
+        number=number,
+        pages=pages,
+        replayable=len(visit.console.letters.ids(key, _REPLAYABLE)[0]),
     )
 
 
@@ -104,10 +110,12 @@ def _select(visit: Visit, key: LetterKey) -> list[str]:
         for refusal in dead_letters.plan(DeadLetterQuery(ids=tuple(ids)), bus=visit.bus).refused:
             raise refusal
         return ids
-    ids = visit.console.letters.ids(key, _REPLAYABLE)[::-1]
-    if not ids:
+    newest_first, missing = visit.console.letters.ids(key, _REPLAYABLE)
+    if missing:
+        raise UsageError(f"{missing:,} letters are still to be read, and some may be of this group; reload its page")
+    if not newest_first:
         raise UsageError("nothing of this group can be replayed; its letters are being replayed, or were handled")
-    return ids
+    return newest_first[::-1]
 
 
 def show_replay(visit: Visit) -> Response:

@@ -78,17 +78,18 @@ class LetterIndex:
                 group.oldest, group.newest = min(group.oldest, known.at), max(group.newest, known.at)
             return sorted(groups.values(), key=lambda each: each.newest, reverse=True), self._missing()
 
-    def ids(self, key: LetterKey, states: Sequence[DeadLetterState]) -> list[str]:
-        """Return the letters of a group in these states, newest first."""
+    def ids(self, key: LetterKey, states: Sequence[DeadLetterState]) -> tuple[list[str], int]:
+        """Return the letters of a group in these states, newest first, and how many letters are still to be read."""
         with self._lock:
             self._refresh()
-            return [
+            ids = [
                 letter_id
                 for letter_id in reversed(self._ids)
                 if (known := self._known.get(letter_id)) is not None
                 and known.key == key
                 and self._states.get(letter_id) in states
             ]
+            return ids, self._missing()
 
     def expire(self) -> None:
         """Have the next visit read the states again: something was changed."""

@@ -21,9 +21,10 @@ from petiole.tasks.resilience.circuit_breaker import CircuitCall
 from petiole.tasks.settings import Settings
 from petiole.tasks.stores.circuits import CircuitThresholds
 from petiole.tasks.testing import EventTestHarness
-from petiole.workers.console import board, create_console
+from petiole.workers.console import board, create_console, letter_index
 from petiole.workers.tools import approvals
 from tests.journeys.console.conftest import LOCAL, Browser, find
+from tests.journeys.dead_letters.shop import a_letter
 from tests.support.apps import a_bus
 from tests.support.browser import serving
 from tests.support.inside import Inside
@@ -313,6 +314,31 @@ def test_letters_stand_in_groups_and_a_group_is_replayed_behind_a_canary(harness
 
     eventually(lambda: "Stopped: of 1 canaries" in browser.see(str(answer.url)), 20)
     assert "2 letters were not sent" in browser.see(str(answer.url))
+
+
+def test_a_group_that_is_not_read_whole_says_so_and_is_not_replayed(harness, breaking, browser, monkeypatch):
+    a_failure(harness)
+    (group,) = links(browser.see("/failures"), "/letters")
+    Inside(harness).import_letters(a_letter(f"letter-{number}") for number in range(2))
+    monkeypatch.setattr(letter_index, "READ_S", -1)
+    monkeypatch.setattr(letter_index, "MIN_INTERVAL_S", 0)
+    browser = Browser(create_console(harness.bus, trusts_loopback=True), base_url="http://localhost", client=LOCAL)
+
+    page = browser.see(group)
+    answer = browser.press("/replay", "/failures", agent="careful", cause="permanent", **a_key(group))
+
+    assert "3 letters are still to be read" in page
+    assert (answer.status_code, "still to be read" in answer.text) == (400, True)
+
+
+def test_a_replay_in_which_every_letter_is_refused_says_that_none_was_sent(harness, browser, eventually):
+    Inside(harness).keep_dead_letter(a_letter(subscription="gone.away"))
+    (group,) = links(browser.see("/failures"), "/letters")
+
+    answer = browser.press("/replay", group, agent="gone", cause="failed", canary="1", **a_key(group))
+
+    eventually(lambda: "No letter was sent: each was refused." in browser.see(str(answer.url)), 20)
+    assert "Every letter has its outcome" not in browser.see(str(answer.url))
 
 
 def a_key(group: str) -> dict[str, str]:
