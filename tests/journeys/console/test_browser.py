@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import axe_playwright_python
@@ -15,9 +16,14 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from petiole.events import TextContent, TextMessageEvent
+from petiole.events.catalog.tools import ApprovalRequest, ApprovalRequestedEvent
 from petiole.events.errors import Permanent
+from petiole.tasks.resilience.circuit_breaker import CircuitCall
+from petiole.tasks.stores.circuits import CircuitThresholds
+from petiole.tasks.testing import EventTestHarness
 from petiole.workers.console import create_console
 from petiole.workers.console.breakable import DemoWorker
+from petiole.workers.tools import approvals
 from tests.support.browser import PATIENCE_MS, open_page, serving
 from tests.support.polling import wait_until
 from tests.support.processes import ROOT, Node
@@ -207,8 +213,39 @@ class QuietSystem:
     def start_model(self) -> None: ...
 
 
+LONG_WORD = "https://example.org/orders/" + "0123456789abcdef" * 20
+CALL = ApprovalRequest(
+    approval_id="a-1", call_id="c-1", tool="order_" + "t" * 60, arguments={"article": LONG_WORD},
+    fingerprint="f" * 64, expires_at=datetime(2100, 1, 1, tzinfo=UTC),
+)  # fmt: skip
+
+
 def fail(_: object) -> None:
-    raise Permanent("this message is bad")
+    raise Permanent(f"this message is bad: {LONG_WORD}")
+
+
+@pytest.fixture
+def filled(harness: EventTestHarness) -> EventTestHarness:
+    """A system with a dead letter, a breaker, a waiting approval and a granted one, all with long words."""
+    harness.subscribe("input.*", fail, agent="careful")
+    harness.publish(TextMessageEvent(stream_id="s-1", content=TextContent(text=f"bad {LONG_WORD}")))
+    harness.bus.wait()
+    with CircuitCall(harness.bus, "llm." + "a" * 60, CircuitThresholds(3, timedelta(seconds=9), timedelta(seconds=9))):
+        pass
+    for number in (1, 2):
+        call = CALL.model_copy(update={"approval_id": f"a-{number}"})
+        approvals.open_approval(ApprovalRequestedEvent(stream_id="u" * 100, content=call), bus=harness.bus)
+    approvals.grant("a-1", by="ada@" + "a" * 60, reason="r" * 200, bus=harness.bus)
+    return harness
+
+
+def check_page(page: Page, axe: str, name: str) -> None:
+    """Check that the page is no wider than the window, and that axe-core finds nothing serious."""
+    assert page.evaluate(WIDEST_BODY), f"{name} is wider than a phone"
+    page.evaluate(axe)
+    found = page.evaluate("async () => (await axe.run()).violations")
+    serious = [each for each in found if each["impact"] in {"serious", "critical"}]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == [], name
 
 
 @pytest.mark.parametrize(
@@ -218,27 +255,32 @@ def fail(_: object) -> None:
         *(pytest.param(scheme, PAGES + LARGE_PAGES, marks=pytest.mark.long) for scheme in ("light", "dark")),
     ],
 )
-def test_every_page_fits_a_phone_and_is_accessible(harness, scheme, pages):
+@pytest.mark.timeout(300)
+def test_every_page_fits_a_phone_and_is_accessible(filled, scheme, pages):
     axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
-    harness.subscribe("input.*", fail, agent="careful")
-    harness.publish(TextMessageEvent(stream_id="s-1", content=TextContent(text="bad")))
-    harness.bus.wait()
-    (letter,) = harness.dead_letters()
-    message = harness.published_events()[0]
+    (letter,) = filled.dead_letters()
+    message = filled.published_events()[0]
     queries = {
         "point": f"?id={message.correlation_id}&event={message.event_id}",
         "letters": f"?agent=careful&cause={letter.cause}&fingerprint={letter.fingerprint}",
         "letter": f"?id={letter.id}",
     }
-    application = create_console(harness.bus, trusts_loopback=True, breakable=QuietSystem())
+    buttons = {
+        "conversation?id=s-1": "Show contents",
+        "point": "Show and change the content first",
+        "letter": "Show the error",
+        "letters": "Replay 1",
+        "why": "Explain",
+    }
+    application = create_console(filled.bus, trusts_loopback=True, breakable=QuietSystem())
     with serving(application) as address, open_page(width=360, height=740, scheme=scheme) as page:
-        for path in pages:
+        for path in sorted(pages, key="letters".__eq__):  # the replay last: it changes the letter
             page.goto(f"{address}/{path}{queries.get(path, '')}")
-            assert page.evaluate(WIDEST_BODY), f"{path} is wider than a phone"
-            page.evaluate(axe)
-            found = page.evaluate("async () => (await axe.run()).violations")
-            serious = [each for each in found if each["impact"] in {"serious", "critical"}]
-            assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == [], path
+            check_page(page, axe, path)
+            if path in buttons:
+                with page.expect_navigation():
+                    page.click(f"button:text('{buttons[path]}')")
+                check_page(page, axe, f"{path}, {buttons[path]}")
 
 
 @pytest.mark.long
