@@ -57,6 +57,15 @@ class Trust:
         if rule.signed and (self.keys is None or publisher not in self.keys):
             raise publish_forbidden(event.event_type, publisher, "it must be signed, and this process has no key of it")
 
+    def explain(self, event: Event, publisher: str) -> str:
+        """Say whether a publisher may publish an event, and the rule that decides."""
+        rule = self._deciding_rule(event, publisher)
+        if rule is None:
+            return f"{publisher!r} may publish it: no rule of the policy decides about it"
+        may = "may" if self._policy.lists(rule.publishers, publisher) else "may not"
+        allowed = f"{_join(rule.topics)} to {_join(rule.publishers)}{', signed' if rule.signed else ''}"
+        return f"{publisher!r} {may} publish it: the policy allows {allowed}"
+
     def members(self, document: Mapping[str, object], publisher: str) -> dict[str, str]:
         """Return what an event's JSON says of its publisher: members of its object."""
         signature = self.keys.sign(document, publisher) if self.keys is not None and publisher in self.keys else None

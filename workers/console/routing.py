@@ -10,9 +10,11 @@ from starlette.responses import Response
 
 from petiole.events.asyncapi import SystemInfo, build_asyncapi
 from petiole.events.errors import UsageError
+from petiole.events.event import PUBLISHER
 from petiole.events.ids import new_event_id
 from petiole.events.registry import EventType
 from petiole.events.topics import TopicTrie
+from petiole.tasks.runtime import BusRuntime
 from petiole.workers.console.formats import format_json, parse_object
 
 if TYPE_CHECKING:
@@ -34,11 +36,15 @@ def explain_event(visit: Visit) -> Response:
     """Explain the routing of an event as JSON. Nothing is published."""
     text = visit.form.get("event", "")
     try:
-        event = visit.bus.event_registry.parse(_with_identity(parse_object(text, "the event")))
+        document = parse_object(text, "the event")
+        event = visit.bus.event_registry.parse(_with_identity(document))
     except UsageError as error:
         return visit.render("why.html", 400, text=text, explanations=None, refusal=str(error), event=None)
+    permission = visit.bus.trust.explain(event, str(document.get(PUBLISHER) or BusRuntime.default_publisher))
     explanations = sorted(visit.bus.routing().explain(event), key=lambda each: not each.is_delivered)
-    return visit.render("why.html", text=text, explanations=explanations, refusal="", event=event)
+    return visit.render(
+        "why.html", text=text, explanations=explanations, refusal="", event=event, permission=permission
+    )
 
 
 def show_catalog(visit: Visit) -> Response:

@@ -397,6 +397,18 @@ def test_why_names_who_would_get_an_event_and_why_not_the_others(harness, breaki
     assert re.search(r"other\.print.*?none of its patterns matches", page, re.DOTALL)
 
 
+def test_why_names_the_rule_that_decides_who_may_publish_the_event(harness, browser):
+    def explain(event_type: str, **members: str) -> str:
+        content = {"text": "Hello"} | ({"model": "m"} if event_type.startswith("llm") else {})
+        event = {"event_type": event_type, "content": content} | members
+        return html.unescape(browser.press("/why", "/why", event=json.dumps(event)).text)
+
+    assert "'service' may publish it: no rule of the policy decides about it" in explain("input.message.received")
+    assert "'service' may not publish it: the policy allows tools.approval.granted" in explain("llm.response.generated")
+    assert "'evil' may not publish it" in explain("llm.response.generated", publisher="evil")
+    assert "'llm' may publish it: the policy allows" in explain("llm.response.generated", publisher="llm")
+
+
 def test_the_asyncapi_page_names_receivers_and_fields_and_gives_the_document(harness, breaking, browser):
     harness.publish(a_message())
     harness.bus.wait()
