@@ -2,7 +2,7 @@
 FROM python:3.12-slim AS build
 COPY . /source
 RUN python -m venv /opt/petiole \
-    && /opt/petiole/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[openai,otel,video,voice]'
+    && /opt/petiole/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[console,oidc,openai,otel,sse,video,voice]'
 
 FROM python:3.12-slim
 # The synthesizer of the agent `speaking`.

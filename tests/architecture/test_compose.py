@@ -15,6 +15,9 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "Dockerfile"
+USERS = {"console": "operator"}
+"""Services that use the broker as the user of another one."""
+
 SUBSCRIBING_DECORATORS = {"on", "on_error", "on_include", "answers", "gather"}
 
 
@@ -57,7 +60,9 @@ def test_there_is_no_password_in_the_file_and_each_service_gets_its_own(services
     ours = {name: service for name, service in services.items() if service["image"] == "petiole"}
 
     assert re.findall(r"rediss?://", COMPOSE.read_text()) == []
-    assert all(service["env_file"][0] == f"secrets/{name}.env" for name, service in ours.items())
+    assert {name: service["env_file"][0] for name, service in ours.items()} == {
+        name: f"secrets/{USERS.get(name, name)}.env" for name in ours
+    }
 
 
 def test_the_policy_is_on_and_the_broker_speaks_tls_only(services):
@@ -75,7 +80,22 @@ def test_the_broker_has_a_user_for_each_service(services):
 
     ours = {name for name, service in services.items() if service["image"] == "petiole"}
 
-    assert users == ours | {"default", "health", "service"}
+    assert users == {USERS.get(name, name) for name in ours} | {"default", "health", "service"}
+
+
+def test_ports_are_open_on_loopback_only_and_the_console_keeps_its_tokens(services):
+    ports = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    console = services["console"]
+
+    assert all(port.startswith("127.0.0.1:") for mapped in ports.values() for port in mapped)
+    assert "console" in ports
+    assert f"console:{console['environment']['PETIOLE_HOME']}" in console["volumes"]
+
+
+def test_the_image_has_the_extras_of_the_commands_that_services_run():
+    (extras,) = re.findall(r"'/source\[([a-z,]+)\]'", DOCKERFILE.read_text())
+
+    assert {"console", "oidc", "sse"} <= set(extras.split(","))
 
 
 def test_the_broker_loses_and_evicts_nothing(services):

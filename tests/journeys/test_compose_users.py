@@ -150,6 +150,24 @@ def test_services_work_as_their_own_users_over_tls_and_sign_what_they_say(
     assert all(each["signature"] for each in inside.history())
 
 
+@pytest.mark.timeout(600)
+def test_a_whole_conversation_needs_no_right_that_a_service_has_not(
+    node: Node, composition, client, inside, eventually
+):
+    for service in ("publish", "orchestrator", "memory", "tools", "llm", "output", "proactive"):
+        node.environment.update(composition.settings(service))
+        node.worker(service, "-Q", service)
+    node.environment.update(composition.settings("service"))
+
+    node.run(PUBLISH.replace("I like tea", "What is 12 * 7?"))
+    eventually(lambda: inside.topics().count("output.message.sent") == 2, 300, node.logs)
+
+    assert client.acl_log() == [], node.logs()
+    assert inside.dead_letters() == []
+    said = {each["publisher"] for each in inside.history()}
+    assert said >= {"service", "orchestrator", "memory", "llm", "output"}
+
+
 def test_a_user_of_the_compose_file_reaches_nothing_of_another_service(composition):
     for service, commands in COMMANDS_ON_KEYS_OF_OTHERS.items():
         with composition.connect(service) as user:

@@ -72,7 +72,11 @@ class TokenFile:
         self._lock = threading.Lock()
         self._read_at: tuple[int, int] | None = None
         self._lines: Sequence[_Line] = ()
-        self.is_new = _create(path)
+        try:
+            self.is_new = not path.exists() and _create(path)
+        except OSError as error:
+            problem = f"cannot be made: {error.strerror}; let PETIOLE_HOME name a folder that this process may write"
+            raise _unusable(path, problem) from error
         self._current()
 
     def find(self, token: str) -> Identity | None:

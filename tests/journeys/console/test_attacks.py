@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -170,6 +171,11 @@ def test_the_token_file_is_made_once_for_its_owner_only(tmp_path):
     token = (tmp_path / "tokens").read_text().split()[-1]
     assert len(token) >= 40
     assert made.find(token) == again.find(token) == Identity("admin", "admin")
+
+
+def test_a_token_file_that_cannot_be_made_is_refused_with_what_to_do():
+    with pytest.raises(UsageError, match="PETIOLE_HOME", check=has_code("unusable_token_file")):
+        TokenFile(Path("/proc/petiole/tokens"))
 
 
 @pytest.mark.parametrize(
