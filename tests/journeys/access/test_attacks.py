@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -244,7 +246,6 @@ def test_a_client_that_sends_slowly_is_cut_off_and_others_are_served(team, surfa
 
 
 def test_more_connections_than_the_limit_are_refused_and_the_next_client_is_served(team, surface):
-    """Hundreds stand for the ten thousand: the limit is per client and does not depend on their number."""
     application = surface.create(team.bus, trusts_loopback=True, limits=AccessLimits(connections_per_client=3))
     stream = "/events" if surface.read == "/catalog" else surface.change.removesuffix("messages") + "events"
     with serving(application) as url:
@@ -260,6 +261,32 @@ def test_more_connections_than_the_limit_are_refused_and_the_next_client_is_serv
 
     assert sorted(statuses) == [200] * 3 + [503] * 5
     assert last == surface.read_status
+
+
+CROWD = """
+import socket, sys
+opened = []
+for _ in range(10_000):
+    opened.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), 30, ("127.0.0.2", 0)))
+print(len(opened))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_ten_thousand_connections_of_one_address_keep_no_other_client_out(team, surface):
+    served = 0
+    with serving(surface.create(team.bus, trusts_loopback=True)) as url:
+        crowd = subprocess.Popen(
+            [sys.executable, "-c", CROWD, url.rpartition(":")[2]], stdout=subprocess.PIPE, text=True
+        )
+        while crowd.poll() is None:
+            with httpx2.Client(transport=httpx2.HTTPTransport(local_address="127.0.0.3"), timeout=30) as other:
+                assert other.get(f"{url}{surface.read}").status_code == surface.read_status
+                served += 1
+
+    assert crowd.communicate()[0] == "10000\n"
+    assert served > 1
 
 
 def status_of(url: str) -> int:
