@@ -35,6 +35,9 @@ _INDEX_LISTS = 1_024
 HISTORY_PAGE_SIZE = 500
 """Events read in one round trip."""
 
+LIGHT_LENGTH = 4_000
+"""Longer events are kept without their contents by `History.light`, in characters."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
@@ -51,6 +54,7 @@ class RecordedEvent:
     """An event of the history, with its entry id and its JSON object.
 
     `attributes` is the object as recorded, with a reference instead of large content. Reading it costs no round trip.
+    `reload` reads the object again, if it was kept without its content.
     `began_ms` is when the attempt began whose handler published the event, in ms since 1970; None for other publishers.
     """
 
@@ -58,6 +62,7 @@ class RecordedEvent:
     attributes: Mapping[str, object]
     blobs: Blobs | None = field(default=None, repr=False, compare=False)
     began_ms: int | None = field(default=None, compare=False)
+    reload: Callable[[str], Mapping[str, object] | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def topic(self) -> str:
@@ -75,7 +80,8 @@ class RecordedEvent:
 
         Raises PayloadUnreadable.
         """
-        return self.blobs.restore(self.attributes) if self.blobs else self.attributes
+        attributes = (self.reload(self.entry_id) if self.reload else None) or self.attributes
+        return self.blobs.restore(attributes) if self.blobs else attributes
 
     @property
     def document_or_stub(self) -> Mapping[str, object]:
@@ -135,13 +141,21 @@ class HistoryQuery:
 class History:
     """Published events, by stream, by flow (correlation id), and in total order."""
 
-    def __init__(self, client: Redis, keys: Keys, retention: Retention, blobs: Blobs) -> None:
+    def __init__(
+        self, client: Redis, keys: Keys, retention: Retention, blobs: Blobs, max_length: int | None = None
+    ) -> None:
         self._client = client
         self._keys = keys
         self._retention = retention
         self._blobs = blobs
         self._record = Script(client, "history", "record_event")
         self._read = Script(client, "read_entries")
+        self._max_length = max_length
+
+    @property
+    def light(self) -> History:
+        """The same history, of which long events are held without contents; their `document` reads them again."""
+        return History(self._client, self._keys, self._retention, self._blobs, LIGHT_LENGTH)
 
     def record(self, event: Event, text: str) -> PublicationState:
         """Record an event with its JSON text. Returns the state of an earlier publication of it, or new."""
@@ -204,7 +218,14 @@ class History:
 
     def read_last(self, count: int) -> list[RecordedEvent]:
         """Read the last events, oldest first."""
-        return self._parse_entries(self._client.xrevrange(self._keys.history, count=count))[::-1]
+        found: list[RecordedEvent] = []
+        while (missing := count - len(found)) > 0:
+            end = f"({found[-1].entry_id}" if found else "+"
+            page: Any = self._client.xrevrange(self._keys.history, max=end, count=min(missing, HISTORY_PAGE_SIZE))
+            found += self._parse_entries(page)
+            if len(page) < HISTORY_PAGE_SIZE:
+                break
+        return found[::-1]
 
     def search(
         self, substrings: Sequence[str], entry_id: str = HISTORY_START, *, count: int = 1_000
@@ -263,28 +284,36 @@ class History:
     def _read_entries(self, entry_ids: Sequence[str], **attributes: str) -> list[RecordedEvent]:
         """Read the events that have these attributes, without those that the history has removed."""
         # A script, because redis-py's work for a command takes longer than the server's. Page by page, because others
-        # wait for a script.
-        found: list[tuple[str, Mapping[str, str]]] = []
+        # wait for a script, and because the texts of a page take more memory than what is kept of them.
+        found: list[RecordedEvent] = []
         for start in range(0, len(entry_ids), HISTORY_PAGE_SIZE):
             page = self._read((self._keys.history, *entry_ids[start : start + HISTORY_PAGE_SIZE]))
-            found += ((entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in page)
+            found += self._parse_entries(
+                [(entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in page]
+            )
         return [
             recorded
-            for recorded in self._parse_entries(found)
+            for recorded in found
             if all(recorded.attributes[name] == value for name, value in attributes.items())
         ]
 
     def _parse_entries(self, entries: Entries) -> list[RecordedEvent]:
-        return [
-            RecordedEvent(
-                str(entry_id),
-                json.loads(fields["event"]),
-                self._blobs,
-                began_ms=int(fields["began"]) if "began" in fields else None,
-            )
-            for entry_id, fields in entries or []
-            if fields is not None
-        ]
+        return [self._parse_entry(str(entry_id), fields) for entry_id, fields in entries or [] if fields is not None]
+
+    def _parse_entry(self, entry_id: str, fields: Mapping[Any, bytes | str]) -> RecordedEvent:
+        attributes = json.loads(fields["event"])
+        is_long = self._max_length is not None and len(fields["event"]) > self._max_length
+        if is_long:
+            attributes.pop("content", None)
+        began_ms = int(fields["began"]) if "began" in fields else None
+        return RecordedEvent(
+            entry_id, attributes, self._blobs, began_ms=began_ms, reload=self._read_attributes if is_long else None
+        )
+
+    def _read_attributes(self, entry_id: str) -> Mapping[str, object] | None:
+        """Read an event as recorded; None if the history has removed it."""
+        entries: Any = self._client.xrange(self._keys.history, entry_id, entry_id)
+        return json.loads(entries[0][1]["event"]) if entries else None
 
 
 def stream_index(keys: Keys, stream_id: str) -> tuple[str, str]:

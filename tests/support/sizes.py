@@ -16,6 +16,8 @@ LARGE_SYSTEM_PAGES = (
     "/", "/board", "/failures", f"/letters?{GROUP}", "/letter?id=letter1", "/conversations", "/catalog", "/asyncapi",
     "/why",
 )  # fmt: skip
+CONTENT_LENGTH = 20_000
+"""Of each event of the long conversation: ordinary for a model's, and too short to be stored apart."""
 CONVERSATION_PAGES = ("/conversation?id=long", "/conversation?id=long&page=1")
 
 
@@ -25,8 +27,12 @@ def fill_large_system(bus: EventBus, letters: int, agents: int, events: int) -> 
     inside.subscribe([Subscription(agent=f"agent{n}", function="act", patterns=("message.*",)) for n in range(agents)])
     _write_letters(inside, letters)
     bus.publish(MessageEvent(event_type="message.echo", stream_id="short"))
-    first = TextMessageEvent(stream_id="long", content=TextContent(text="hello"))
-    bus.publish_many([first, *(first.caused(TextMessageEvent, content=first.content) for _ in range(events - 1))])
+    first = TextMessageEvent(stream_id="long", content=TextContent(text="x" * CONTENT_LENGTH))
+    bus.publish(first)
+    for start in range(1, events, 100):
+        bus.publish_many(
+            first.caused(TextMessageEvent, content=first.content) for _ in range(start, min(events, start + 100))
+        )
 
 
 def _write_letters(inside: Inside, count: int) -> None:

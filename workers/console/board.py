@@ -116,7 +116,7 @@ class Board:
         return BoardView(
             agents,
             sorted(figures.circuits, key=lambda each: (each.state == "closed", each.name)),
-            build_graph(self._bus.routing(), stores.history.read_last(500), states),
+            build_graph(self._bus.routing(), stores.history.light.read_last(500), states),
             self._rates(),
             sum(each.depth for each in figures.agents),
             sum(each.in_flight for each in figures.agents),

@@ -42,7 +42,7 @@ def list_conversations(visit: Visit) -> Response:
     """Show the flows of the last events, newest first; or go to the one that is asked for."""
     if wanted := visit.query("id"):
         return visit.go("/conversation", id=wanted)
-    recent = visit.bus.stores.history.read_last(_SEARCHED_EVENTS)
+    recent = visit.bus.stores.history.light.read_last(_SEARCHED_EVENTS)
     return visit.render("conversations.html", flows=list(_summarize(recent))[:MAX_FLOWS])
 
 
@@ -59,7 +59,7 @@ def reveal_conversation(visit: Visit) -> Response:
 
 
 def _show(visit: Visit, wanted: str, *, shows_contents: bool) -> Response:
-    history = visit.bus.stores.history
+    history = visit.bus.stores.history.light
     flow, flows = history.read_flow(wanted), list[FlowSummary]()
     if not flow:
         events = history.read_stream(wanted)

@@ -51,7 +51,7 @@ def show_live(visit: Visit) -> Response:
     pattern = visit.query("pattern")
     if pattern:
         check_pattern(pattern)
-    recent = [_describe(each) for each in visit.bus.stores.history.read_last(30)[::-1]]
+    recent = [_describe(each) for each in visit.bus.stores.history.light.read_last(30)[::-1]]
     board = visit.console.board.read()
     return visit.render("live.html", board=board, pattern=pattern, stream=visit.query("stream"), recent=recent)
 
@@ -168,7 +168,7 @@ class LiveEvents:
 
     def _read_round(self, entry_id: str) -> tuple[str, int, list[RecordedEvent]]:
         """Return the last entry, how many events were ever recorded, and those after `entry_id` (empty: none)."""
-        history = self._bus.stores.history
+        history = self._bus.stores.history.light
         events = history.read_after(entry_id, count=READ_PER_ROUND) if entry_id else []
         if not entry_id or len(events) == READ_PER_ROUND:  # more than anybody can read: go on at the end
             return history.last_entry_id(), history.count_recorded(), events

@@ -102,7 +102,7 @@ def _copy(visit: Visit, point: FlowPoint, stream_id: str, content: dict[str, Any
 
 
 def _find(visit: Visit) -> FlowPoint:
-    flow, event_id = visit.bus.stores.history.read_flow(visit.query("id")), visit.query("event")
+    flow, event_id = visit.bus.stores.history.light.read_flow(visit.query("id")), visit.query("event")
     for index, recorded in enumerate(flow):
         if str(recorded.attributes["event_id"]) == event_id:
             return FlowPoint(recorded, flow[index:])

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from petiole.tasks.runtime import BusRuntime
 
 MAX_TRACED: Final = 2_000
-"""Flows with more events are traced page by page: what the handlers of one page published on another is not counted."""
+"""Flows with more events, or with long ones, are traced page by page: what the handlers of one page published on
+another is not counted."""
 
 BAR_WIDTH: Final = 240
 _MAX_DEPTH = 12
@@ -78,7 +79,8 @@ def build_waterfall(
     bus: BusRuntime, flow: Sequence[RecordedEvent], part: Sequence[TreeRow], *, shows_contents: bool
 ) -> Iterator[EventRow]:
     """Build the rows of a part of a flow."""
-    traced = flow if len(flow) <= MAX_TRACED else [row.recorded for row in part]
+    is_small = len(flow) <= MAX_TRACED and not any(each.reload for each in flow)
+    traced = flow if is_small else [row.recorded for row in part]
     deliveries = trace_deliveries(bus, traced)
     scale = _make_scale(flow, deliveries)
     for row in part:
@@ -170,7 +172,7 @@ def _approval(recorded: RecordedEvent, flow: Sequence[RecordedEvent], scale: _Sc
 
 def read_content(recorded: RecordedEvent) -> Mapping[str, Any]:
     """Return an event's content; empty if it is missing."""
-    content = recorded.attributes.get("content")
+    content = recorded.document_or_stub.get("content")
     return content if isinstance(content, Mapping) else {}
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
 
 import psutil
 import pytest
 from celery import Celery
+from httpx2 import Response
 from starlette.testclient import TestClient
 
 from petiole.tasks import EventBus
 from petiole.tasks.settings import Settings
 from petiole.workers.console import create_console
-from tests.journeys.console.conftest import LOCAL
+from tests.journeys.console.conftest import LOCAL, find
 from tests.support.sizes import CONVERSATION_PAGES, LARGE_SYSTEM_PAGES, fill_large_system
 
 SLOWEST_S = 1.0
@@ -20,6 +24,9 @@ SLOWEST_S = 1.0
 
 On a busy machine a page takes longer than its work: then the processor time of the console and the broker counts.
 """
+
+MAX_PAGE_BYTES = 60_000_000
+"""Most memory for a page at once: 500 events of the conversation while they are read, or 200 shown with contents."""
 
 LETTER_BYTES = 1_000
 """Most memory for a letter; its document and traceback have more."""
@@ -46,6 +53,31 @@ def test_pages_of_a_large_system_answer_within_a_second_in_bounded_memory(clean_
 
     assert slow == {}
     assert psutil.Process().memory_info().rss - before < 60_000_000 + size[0] * LETTER_BYTES
+
+
+def test_the_memory_of_a_page_does_not_grow_with_the_contents_of_a_conversation(clean_broker_url, tmp_path):
+    bus = EventBus(
+        Celery("long", broker=clean_broker_url), settings=Settings(home=tmp_path, broker_url=clean_broker_url)
+    )
+    fill_large_system(bus, 0, 1, 2_500)
+    visitor = TestClient(create_console(bus, trusts_loopback=True), base_url="http://localhost", client=LOCAL)
+    form = {"form_token": find(r'name="form_token" value="([^"]+)"', visitor.get("/conversations?").text)}
+
+    peaks = {}
+    for page in ("/", "/conversations", *CONVERSATION_PAGES):
+        peaks[page] = peak_bytes(partial(visitor.get, page))
+    peaks["contents"] = peak_bytes(partial(visitor.post, CONVERSATION_PAGES[0], data=form))
+
+    assert {page: peak for page, peak in peaks.items() if peak > MAX_PAGE_BYTES} == {}
+
+
+def peak_bytes(visit: Callable[[], Response]) -> int:
+    tracemalloc.start()
+    try:
+        assert visit().status_code == 200
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def fastest_of_three(bus: EventBus, visitor: TestClient, page: str) -> float:
