@@ -151,6 +151,8 @@ class History:
         self._record = Script(client, "history", "record_event")
         self._read = Script(client, "read_entries")
         self._max_length = max_length
+        # A page of whole events is what a light history needs memory for.
+        self._page_size = HISTORY_PAGE_SIZE if max_length is None else HISTORY_PAGE_SIZE // 5
 
     @property
     def light(self) -> History:
@@ -221,9 +223,9 @@ class History:
         found: list[RecordedEvent] = []
         while (missing := count - len(found)) > 0:
             end = f"({found[-1].entry_id}" if found else "+"
-            page: Any = self._client.xrevrange(self._keys.history, max=end, count=min(missing, HISTORY_PAGE_SIZE))
+            page: Any = self._client.xrevrange(self._keys.history, max=end, count=min(missing, self._page_size))
             found += self._parse_entries(page)
-            if len(page) < HISTORY_PAGE_SIZE:
+            if len(page) < self._page_size:
                 break
         return found[::-1]
 
@@ -286,8 +288,8 @@ class History:
         # A script, because redis-py's work for a command takes longer than the server's. Page by page, because others
         # wait for a script, and because the texts of a page take more memory than what is kept of them.
         found: list[RecordedEvent] = []
-        for start in range(0, len(entry_ids), HISTORY_PAGE_SIZE):
-            page = self._read((self._keys.history, *entry_ids[start : start + HISTORY_PAGE_SIZE]))
+        for start in range(0, len(entry_ids), self._page_size):
+            page = self._read((self._keys.history, *entry_ids[start : start + self._page_size]))
             found += self._parse_entries(
                 [(entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in page]
             )

@@ -25,8 +25,8 @@ SLOWEST_S = 1.0
 On a busy machine a page takes longer than its work: then the processor time of the console and the broker counts.
 """
 
-MAX_PAGE_BYTES = 60_000_000
-"""Most memory for a page at once: 500 events of the conversation while they are read, or 200 shown with contents."""
+MAX_PAGE_BYTES = 30_000_000
+"""Most memory for a page at once: 100 events of the conversation while they are read, or 200 shown with contents."""
 
 LETTER_BYTES = 1_000
 """Most memory for a letter; its document and traceback have more."""
