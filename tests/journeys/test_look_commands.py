@@ -78,7 +78,7 @@ def test_config_shows_every_setting_with_its_source_and_no_secret(node):
     assert len(settings) == sum(len(model.model_fields) for model in MODELS)
     assert settings["PETIOLE_MAX_HOPS"] == ("8", "environment")
     assert settings["PETIOLE_TICK_INTERVAL_S"] == ("60", "default")
-    assert settings["PETIOLE_STATE_URL"] == ("redis://:***@127.0.0.1:6379/0", "environment")
+    assert settings["PETIOLE_STATE_URL"] == ("redis://***@127.0.0.1:6379/0", "environment")
     assert settings["OPENAI_API_KEY"] == ("***", "environment")
     assert settings["PETIOLE_BROKER_URL"][1] == "environment"
     assert settings["PETIOLE_INBOUND_WEBHOOKS"] == ("", "default")
@@ -94,8 +94,8 @@ def test_config_tells_of_an_address_that_celery_or_the_embedded_broker_gives(nod
     addresses = {
         each["variable"]: (each["value"], each["source"]) for each in shown if each["variable"].endswith("_URL")
     }
-    assert addresses["PETIOLE_BROKER_URL"] == ("redis://:***@127.0.0.1:6379/3", "Celery's broker_url")
-    assert addresses["PETIOLE_STATE_URL"] == ("redis://:***@127.0.0.1:6379/3", "broker")
+    assert addresses["PETIOLE_BROKER_URL"] == ("redis://***@127.0.0.1:6379/3", "Celery's broker_url")
+    assert addresses["PETIOLE_STATE_URL"] == ("redis://***@127.0.0.1:6379/3", "broker")
 
 
 def test_counters_are_shown_with_what_they_count(clean_broker_url, a_message, monkeypatch):

@@ -51,7 +51,7 @@ def test_sessions_are_listed_shown_and_ended(bus, typed, inside):
     assert "one had ended before" in typed("end", "one")
     assert [each["session_id"] for each in json.loads(typed("--json"))] == ["two"]
     assert "did you mean 'two'?" in typed("show", "twos", code=1)
-    assert inside.topics() == ["input.stream.ended"]
+    assert inside.topics() == ["input.stream.ended", "operator.action.recorded", "operator.action.recorded"]
 
 
 def test_many_sessions_are_printed_as_they_are_read(bus, typed, inside):
