@@ -34,5 +34,6 @@ class LoopWaker:
             os.close(self._writer)
 
     def _on_woken(self) -> None:
-        self._is_waking = False
-        os.read(self._reader, 64)
+        with self._writing:  # a byte that is read must not be that of a later wake, or none would be written again
+            os.read(self._reader, 64)
+            self._is_waking = False
