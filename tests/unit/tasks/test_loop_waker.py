@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from kombu.asynchronous import Hub
 
-from petiole.tasks.transport import loop_waker
 from petiole.tasks.transport.loop_waker import LoopWaker
 
 
@@ -34,7 +33,7 @@ def test_a_wake_while_the_loop_reads_an_earlier_one_is_not_the_last_one(monkeypa
         waker.wake()
         ((descriptor, _),) = hub.poller.poll(5)
         on_woken, arguments = hub.readers[descriptor]
-        monkeypatch.setattr(loop_waker.os, "read", read_late)
+        monkeypatch.setattr(os, "read", read_late)
         on_woken(*arguments)
         monkeypatch.undo()
         others[0].join(5)
