@@ -39,7 +39,12 @@ from petiole.tasks.consuming.cold_shutdown import run_cold_shutdown_in_a_thread
 from petiole.tasks.consuming.direct import DirectWay
 from petiole.tasks.consuming.jobs import JobQueue
 from petiole.tasks.consuming.message_validation import check_size, max_body_bytes
-from petiole.tasks.consuming.process_pool import accept_written_jobs, end_without_pauses, watch_again
+from petiole.tasks.consuming.process_pool import (
+    accept_written_jobs,
+    end_without_pauses,
+    forget_halted_job,
+    watch_again,
+)
 from petiole.tasks.instrumentation import OperationFailed
 from petiole.tasks.runtime import BusTask, bus_of
 from petiole.tasks.settlement.dead_lettering import dead_letter
@@ -125,6 +130,8 @@ class Consumer(CeleryConsumer):
 
         Celery would raise NotImplementedError in its signal handler: in the task that runs on the main thread.
         """
+        if isinstance(self.pool, ProcessPool):
+            forget_halted_job(self.pool)
         if getattr(self.pool.terminate_job, "__func__", None) is not BasePool.terminate_job:
             super().cancel_active_requests()
 

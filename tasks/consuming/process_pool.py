@@ -3,6 +3,7 @@
     check_pool             refuse a version of Celery whose private names differ
     watch_again            a process that ended while the connection was lost is replaced
     accept_written_jobs    a job that was written to a process is running, also if the process has not confirmed it
+    forget_halted_job      a worker that is told to end at once does not wait for a job that it is writing
     end_without_pauses     a worker that is told to end does not wait for what nobody needs
     end_if_orphaned        a process that was forked while its worker was killed ends, too
 
@@ -43,7 +44,7 @@ _POOL_NAMES = {
     "_flush_writer": "proc writer",
     "_track_child_process": "proc hub",
 }
-_JOB_NAMES = {"_ack": "i time_accepted pid synqW_fd", "_write_to": None, "_accepted": None}
+_JOB_NAMES = {"_ack": "i time_accepted pid synqW_fd", "_write_to": None, "_accepted": None, "discard": ""}
 _RESULT_HANDLER_NAMES = {"on_stop_not_started": ""}
 
 
@@ -85,6 +86,20 @@ def accept_written_jobs(pool: TaskPool) -> None:
         if writer is not None and writer() in processes._active_writers:  # noqa: SLF001
             processes._flush_writer(process, writer())  # noqa: SLF001
         job._ack(None, time.time(), process.pid, None)  # noqa: SLF001
+
+
+def forget_halted_job(pool: TaskPool) -> None:
+    """Forget the job whose write a signal handler interrupts, and end its process, which has a part of it.
+
+    The write goes on after the handler, in which Celery waits for the result and for the process: for ever. The
+    delivery returns to its queue when the worker ends.
+    """
+    processes = pool._pool  # noqa: SLF001
+    for job in tuple(processes._cache.values()) if processes is not None else ():  # noqa: SLF001
+        writer = getattr(job, "_writer", None)
+        if writer is not None and getattr(writer(), "gi_running", False):
+            job.discard()
+            job._write_to.terminate()  # noqa: SLF001
 
 
 def end_without_pauses(pool: TaskPool) -> None:

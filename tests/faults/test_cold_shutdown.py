@@ -58,6 +58,40 @@ def test_a_prefork_worker_that_is_told_to_end_at_once_says_so_and_reports_no_err
     assert moment == "connecting" or told[-2:] == ["agent.stopping", "agent.stopped"]
 
 
+WRITING = """
+import os
+import signal
+from billiard.connection import Connection
+from petiole.events import MessageEvent
+from petiole.tasks import Agent
+
+agent = Agent("clerk")
+worker, send_offset = os.getpid(), Connection.send_offset
+
+@agent.on("message.note")
+def note(event: MessageEvent) -> None: ...
+
+def quit_and_send(self, buffer, offset):
+    if os.getpid() == worker and len(buffer) > 4 and not offset:  # not the length, which comes before
+        os.kill(worker, signal.SIGQUIT)
+    return send_offset(self, buffer, offset)
+
+Connection.send_offset = quit_and_send
+"""
+
+
+def test_a_prefork_worker_ends_at_once_also_if_the_signal_comes_while_it_writes_a_job(node, inside) -> None:
+    node.module("agent_clerk", WRITING)
+    node.environment["PETIOLE_AGENTS"] = "agent_clerk"
+    worker = node.worker("w", "--pool", "prefork", "-c", "2", "-Q", "clerk")
+
+    node.command("publish", "message.note", "--stream", "s")
+    worker.wait(timeout=20 * PATIENCE)
+
+    assert "Cold shutdown" in node.logs()
+    assert inside.queue_depth("clerk") == 1, "its delivery returned"
+
+
 QUITTING = """
 import os
 import signal
