@@ -107,14 +107,20 @@ def test_who_asks_for_later_is_asked_again_as_often_as_it_takes(harness, a_messa
     assert attempts == [1] * 6
 
 
-def test_an_event_is_published_at_its_time_to_whoever_hears_it_then(harness, a_message):
-    agent, heard = Agent("test"), []
+@pytest.fixture
+def heard(harness) -> list[str]:
+    """Give the ids of the events that an agent has heard."""
+    agent, heard = Agent("test"), list[str]()
 
     @agent.on("input.*")
     def hear(event: Event) -> None:
         heard.append(event.event_id)
 
     harness.add(agent)
+    return heard
+
+
+def test_an_event_is_published_at_its_time_to_whoever_hears_it_then(harness, heard, a_message):
     message = a_message()
 
     published = harness.publish(message, delay=3600)
@@ -126,14 +132,7 @@ def test_an_event_is_published_at_its_time_to_whoever_hears_it_then(harness, a_m
     assert message.event_id in heard
 
 
-def test_a_delay_of_thirty_days_is_one_run_at_its_time(harness, a_message):
-    agent, heard = Agent("test"), []
-
-    @agent.on("input.*")
-    def hear(event: Event) -> None:
-        heard.append(event.event_id)
-
-    harness.add(agent)
+def test_a_delay_of_thirty_days_is_one_run_at_its_time(harness, heard, a_message):
     message = a_message()
     harness.publish(message, delay=timedelta(days=30))
 
